@@ -1,0 +1,25 @@
+/*
+ * The one way into a worker from outside its thread: other workers, nng callbacks, the blocking pool,
+ * storage threads. Lock-free, many producers, one consumer; order per producer is kept.
+ */
+#ifndef ROOKERY_INBOX_H
+#define ROOKERY_INBOX_H
+
+#include "loop.h"
+
+struct inbox;
+
+/* Embedded in what is sent; the handler owns it from then on. */
+struct inbox_msg {
+    struct inbox_msg *next;
+    void (*fn)(struct inbox_msg *m, void *ctx);
+};
+
+/* ctx is handed to every handler (the worker). Handlers run on the loop's thread. */
+struct inbox *inbox_new(struct loop *l, void *ctx);
+/* Runs what is left, then frees. No producer may be alive. */
+void inbox_free(struct inbox **ib);
+/* Any thread. */
+void inbox_push(struct inbox *ib, struct inbox_msg *m);
+
+#endif
