@@ -1,0 +1,105 @@
+/*
+ * Modules: how RFC 6121's parts (im/) and XEPs (xep/) attach to sm. A XEP is one file with one `const struct module`, one line
+ * in xep/modules.c and one test. The list's order is the running order.
+ *
+ * A hook returns PASS (the next one may have it), DONE (answered or consumed), or WAIT (it took the stanza with hook_wait and
+ * will answer later, on the same worker). Modules extend each other through hooks, not calls.
+ */
+#ifndef ROOKERY_HOOKS_H
+#define ROOKERY_HOOKS_H
+
+#include "sm.h"
+
+enum hook_result { PASS, DONE, WAIT };
+
+/* To whom an iq is addressed, seen from the account that handles it. */
+enum {
+    TO_SERVER = 1,  /* a host of ours; account: the sender's own, session: the sender's */
+    TO_SELF = 2,    /* the sender's own bare JID, or no `to` */
+    TO_ACCOUNT = 4, /* this account's bare JID, from somebody else; account is not missing */
+};
+
+struct hook_ctx {
+    struct sm *sm;
+    struct account *account;
+    struct session *session; /* the sender's, when it is one of this account's; else NULL */
+    struct stanza *stanza;   /* from is set; to may be NULL */
+    struct xml *payload;     /* iq get/set: the child */
+    unsigned to;             /* iq: one TO_* */
+};
+
+typedef enum hook_result hook_fn(struct hook_ctx *cx);
+
+#define IQ_GETS (1u << IQ_GET)
+#define IQ_SETS (1u << IQ_SET)
+struct iq_hook {
+    unsigned types;        /* IQ_GETS | IQ_SETS */
+    unsigned to;           /* TO_* bits */
+    const char *ns, *name; /* of the payload; name NULL: any */
+    hook_fn *fn;           /* NULL ends the list */
+};
+
+/* A message on its way through one home. Nobody needs its tree: flags say what it asks for; env_stanza parses if one must. */
+struct message_ctx {
+    struct sm *sm;
+    struct account *account;
+    struct session *session; /* sent: the sender's session (may be NULL when it is gone); received: NULL */
+    struct envelope *env;
+    bool archive;            /* visible in MAM */
+    bool keep;               /* received: must reach a resource, now or later */
+    uint64_t id;             /* archive id; 0: not stored */
+    struct bytes *bytes;     /* after commit: as delivered, with <stanza-id/> when stored */
+};
+
+struct module {
+    const char *name;
+    const char *const *features;         /* NULL-terminated: disco#info of a host */
+    const char *const *account_features; /* disco#info of a bare JID */
+    const struct iq_hook *iq;
+    /* At the recipient's (message_in) or sender's (message_out) home before storing: may change archive and keep.
+     * DONE refuses it: the hook has sent an error, or wants silence. */
+    enum hook_result (*message_in)(struct message_ctx *m);
+    enum hook_result (*message_out)(struct message_ctx *m);
+    /* After commit, when it has been given to targets (n may be 0). */
+    void (*message_delivered)(struct message_ctx *m, struct session *const *targets, size_t n);
+    /* After commit of the sender's copy (or at once when there is none). */
+    void (*message_sent)(struct message_ctx *m);
+    void (*session_open)(struct session *se);  /* bound */
+    void (*session_close)(struct session *se); /* before it is freed; still in the account's list */
+    /* A presence: from one of the account's own sessions (cx->session set), or from elsewhere to this account. */
+    hook_fn *presence;
+    /* Adds to a disco#info answer; cx->to says whose. */
+    void (*disco_info)(struct hook_ctx *cx, struct arena *a, struct xml *query);
+};
+
+/* Answers. hook_reply consumes result; NULL is the empty result. */
+enum hook_result hook_reply(struct hook_ctx *cx, struct stanza *result);
+enum hook_result hook_error(struct hook_ctx *cx, enum stanza_error e, const char *text);
+
+/* For WAIT: takes the stanza, pins the account. Exactly one of the endings below, which free and unpin. */
+struct hook_late {
+    struct sm *sm;
+    struct account *account;
+    uint64_t session; /* sm_session(sm, session) may be NULL by then; 0: none */
+    struct stanza *stanza;
+    void *data; /* the module's; freed by the module */
+};
+struct hook_late *hook_wait(struct hook_ctx *cx);
+void hook_late_reply(struct hook_late **l, struct stanza *result); /* NULL: empty result */
+void hook_late_error(struct hook_late **l, enum stanza_error e, const char *text);
+/* store_done_fn: an empty result, or the error. arg is the struct hook_late *. */
+void hook_late_done(void *arg, enum err e);
+/* What a storage error means to a client: limit, busy: resource-constraint; else internal-server-error. */
+enum stanza_error hook_err_stanza(enum err e);
+
+/* Runs the iq hooks; service-unavailable when nobody takes it (RFC 6120 8.4). Consumes cx->stanza. */
+void hooks_iq(struct hook_ctx *cx);
+/* Runs the presence hooks. Consumes cx->stanza. */
+void hooks_presence(struct hook_ctx *cx);
+
+/* ---- mailbox (deliver.c) ---- */
+
+/* A session became able to get what waits (available with priority >= 0): offline messages follow (XEP-0160). */
+void mailbox_session_ready(struct session *se);
+
+#endif

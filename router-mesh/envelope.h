@@ -1,0 +1,88 @@
+/*
+ * What c2s and sm say to each other. They speak only by envelopes, whether they sit on one worker (a call), on two
+ * workers (an inbox) or on two nodes (the mesh): see DESIGN section 1.
+ *
+ * c2s (edge) owns the socket and the stream; sm (home of a bare JID) is the single writer of an account. An envelope to sm is
+ * addressed by a JID (its home follows from the ring), an envelope to c2s by the address the session was bound from.
+ *
+ * A stanza travels as canonical bytes and flat fields; inside one worker its parsed tree may ride along, so that it is
+ * parsed once. env_stanza() gives the tree in either case.
+ */
+#ifndef ROOKERY_ENVELOPE_H
+#define ROOKERY_ENVELOPE_H
+
+#include "inbox.h"
+#include "stanza.h"
+
+struct addr {
+    uint32_t node; /* 0: this one */
+    uint16_t worker;
+};
+
+enum env_kind {
+    /* c2s -> home of env->jid */
+    ENV_AUTH,   /* code: enum scram_hash. Answered by ENV_KEYS */
+    ENV_BIND,   /* jid: full, or bare (the home picks a resource). Answered by ENV_BOUND */
+    ENV_RESUME, /* jid: bare; bytes: SHA-256 of the token. Answered by ENV_RESUMED */
+    ENV_ROUTE,  /* a stanza for env->jid; also sm -> sm, then session is 0 */
+    ENV_SELF,   /* the sender's home: its copy of a message, or an iq or presence for it; jid: the sender's bare JID */
+    ENV_SM_ON,  /* XEP-0198 enabled; bytes: token hash when it may be resumed; id: seconds it may wait */
+    ENV_ACKED,  /* all that was delivered to this session up to archive id `id` has arrived */
+    ENV_CLOSE,  /* the session is over */
+    /* sm -> c2s at env->to, for env->session */
+    ENV_KEYS,      /* code: enum err; flags: 1 when the account exists; bytes: struct scram_keys */
+    ENV_BOUND,     /* code: 0, or 1 + enum stanza_error; jid: the full JID */
+    ENV_RESUMED,   /* code: enum err; id: with OK the session to take over, else the durable h or UINT64_MAX for none */
+    ENV_COMMITTED, /* stanza seq is handled here; a stanza that went two ways needs two */
+    ENV_DELIVER,   /* bytes: a stanza for the client; id: its archive id, 0: not tracked */
+    ENV_KICK,      /* code: enum stream_error; close the stream */
+    ENV_BLOCKED,   /* bytes: the account's blocking list, one JID a line; c2s refuses stanzas to them (XEP-0191) */
+};
+
+/* What a message asks for; computed once by c2s (message_flags), so that nobody on the way parses XML. */
+enum {
+    MSG_STORE = 1,        /* worth archiving and keeping offline (XEP-0313 5.1, XEP-0334) */
+    MSG_NO_STORE = 2,     /* XEP-0334 no-store */
+    MSG_NO_PERMANENT = 4, /* XEP-0334 no-permanent-store: offline yes, archive no */
+    MSG_COPY = 8,         /* eligible for carbons (XEP-0280 6.1, no private, no no-copy) */
+    MSG_BODY = 16,
+    MSG_SELF_TOO = 32,    /* the sender's home gets an ENV_SELF of it as well */
+};
+
+struct envelope {
+    struct inbox_msg msg; /* free for whoever holds the envelope */
+    struct arena *arena;  /* owns the envelope and its strings */
+    enum env_kind kind;
+    struct addr from, to; /* from: where answers go */
+    uint64_t session, seq, id;
+    uint32_t code, flags;
+    uint64_t origin; /* messages: hash of XEP-0359 origin-id, 0: none */
+    enum stanza_kind stanza_kind;
+    enum stanza_type stanza_type;
+    const struct jid *jid;    /* whom it is for, see above */
+    const struct jid *sender; /* stanzas: full from; NULL: none */
+    const struct jid *target; /* stanzas: to as sent; NULL: none */
+    struct bytes *bytes;
+    struct stanza *stanza; /* the parsed tree, inside one worker only; NULL: parsed from bytes when needed */
+};
+
+struct envelope *env_new(enum env_kind kind, const struct jid *jid); /* copies jid; NULL: none */
+/* A stanza envelope for jid; *s is consumed and rides along. Flat fields are filled from it. */
+struct envelope *env_stanza_new(enum env_kind kind, const struct jid *jid, struct stanza **s);
+/* The same stanza (bytes and flat fields, no tree) for another destination. */
+struct envelope *env_copy(struct envelope *e, enum env_kind kind, const struct jid *jid);
+void env_free(struct envelope **e);
+/* The stanza's tree, parsed now if need be; NULL when the bytes are no stanza. Borrowed. */
+struct stanza *env_stanza(struct envelope *e);
+/* Takes the tree out of e (parsing it first if need be). */
+struct stanza *env_take_stanza(struct envelope *e);
+/* The stanza's bytes, serialised now if need be. Borrowed. */
+struct bytes *env_bytes(struct envelope *e);
+/* Before e leaves this worker: bytes are there, the tree is not. */
+void env_flatten(struct envelope *e);
+const char *env_kind_name(enum env_kind k);
+
+/* XEP-0313 5.1.1, 0334, 0280 section 6: what this message asks for; *origin as above. */
+uint32_t message_flags(const struct stanza *s, uint64_t *origin);
+
+#endif
