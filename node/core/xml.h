@@ -39,7 +39,7 @@ void xml_add_text(struct arena *a, struct xml *x, const char *text, size_t n); /
 struct xml *xml_add_leaf(struct arena *a, struct xml *parent, const char *name, const char *ns, const char *text);
 struct xml *xml_copy(struct arena *a, const struct xml *x);
 
-/* Sets (or with value NULL removes) an attribute without namespace. Copies value. */
+/* Sets (or with value NULL removes) an attribute without namespace. Copies value, borrows name and ns. */
 void xml_set(struct arena *a, struct xml *x, const char *name, const char *value);
 void xml_set_ns(struct arena *a, struct xml *x, const char *ns, const char *name, const char *value);
 const char *xml_get(const struct xml *x, const char *name); /* NULL: absent */
@@ -57,7 +57,8 @@ const char *xml_find_text(struct arena *a, const struct xml *x, const char *name
 size_t xml_count(const struct xml *x);
 
 /* Writes x as it must stand where parent_ns is the default namespace: xmlns only where it changes, attributes
- * double-quoted, & < > " ' and TAB CR LF in attributes escaped, & < > and CR in text. */
+ * double-quoted, & < > " ' and TAB CR LF in attributes escaped, & < > and CR in text. parent_ns NULL: not known,
+ * the namespace is always declared. Prefixes appear only for namespaced attributes (xml:, ns1:, ...) and xml: elements. */
 void xml_write(struct buf *out, const struct xml *x, const char *parent_ns);
 /* Escapes n bytes as the text or attribute value above. */
 void xml_escape(struct buf *out, const char *s, size_t n, bool in_attribute);
