@@ -74,6 +74,8 @@ struct account {
     size_t blocked_count;
     struct bytes *mam_prefs; /* XEP-0313's own, opaque here; NULL: defaults */
 
+    struct presence_queue *presence_queue; /* im/subscription.c: what waits behind a roster write; NULL: none is under way */
+
     struct mailbox *mailbox; /* deliver.c: archive ids, order of delivery, watermark */
 };
 

@@ -1,0 +1,369 @@
+#include "presence.h"
+
+#include "roster_data.h"
+#include "subscription.h"
+#include "xml_stream.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- sending ---- */
+
+#define HEAD "<presence"
+enum { HEAD_LEN = sizeof HEAD - 1 };
+
+/* body with to='to': the bytes of a canonical presence begin with its name. */
+static struct bytes *addressed(const struct bytes *body, const struct jid *to)
+{
+    struct buf b = {0};
+    CHECK(body->len > HEAD_LEN && !memcmp(body->data, HEAD, HEAD_LEN), "no presence");
+    buf_add(&b, HEAD " to=\"", HEAD_LEN + 5);
+    xml_escape(&b, to->s, strlen(to->s), true);
+    buf_add(&b, "\"", 1);
+    buf_add(&b, body->data + HEAD_LEN, body->len - HEAD_LEN);
+    struct bytes *out = bytes_new(buf_data(&b), b.len);
+    buf_free(&b);
+    return out;
+}
+
+void presence_send(struct account *a, const struct jid *from, const struct jid *to, enum stanza_type type,
+                   struct bytes *body)
+{
+    struct sm *s = a->sm;
+    if (account_blocks(a, to))
+        return;
+    struct bytes *b = addressed(body, to);
+    if (!sm_is_local(s, to)) {
+        struct stanza *st = stanza_parse(b->data, b->len);
+        bytes_unref(&b);
+        if (st)
+            sm_route(s, &st);
+        return;
+    }
+    struct envelope *e = env_new(ENV_ROUTE, to);
+    e->stanza_kind = STANZA_PRESENCE;
+    e->stanza_type = type;
+    e->sender = jid_dup(e->arena, from);
+    e->target = jid_dup(e->arena, to);
+    e->bytes = b;
+    s->send(s->send_arg, &e);
+}
+
+/* A presence of the type without children, and without `to`. */
+static struct bytes *plain(const struct jid *from, enum stanza_type type)
+{
+    struct stanza *st = stanza_new(STANZA_PRESENCE, type, NULL, from, NULL);
+    struct bytes *b = stanza_bytes(st);
+    stanza_free(&st);
+    return b;
+}
+
+void presence_send_plain(struct account *a, const struct jid *to, enum stanza_type type)
+{
+    struct bytes *b = plain(a->jid, type);
+    presence_send(a, a->jid, to, type, b);
+    bytes_unref(&b);
+}
+
+size_t presence_send_current(struct account *a, const struct jid *to)
+{
+    size_t n = 0;
+    list_for_each (l, &a->sessions) {
+        struct session *se = container_of(l, struct session, link);
+        if (!se->available)
+            continue;
+        presence_send(a, se->jid, to, PRESENCE_AVAILABLE, se->presence);
+        n++;
+    }
+    return n;
+}
+
+void presence_send_unavailable(struct account *a, const struct jid *to)
+{
+    list_for_each (l, &a->sessions) {
+        struct session *se = container_of(l, struct session, link);
+        if (!se->available)
+            continue;
+        struct bytes *b = plain(se->jid, PRESENCE_UNAVAILABLE);
+        presence_send(a, se->jid, to, PRESENCE_UNAVAILABLE, b);
+        bytes_unref(&b);
+    }
+}
+
+void presence_cancel(struct account *a, const struct jid *contact, unsigned cancel)
+{
+    if (cancel & CANCEL_TO)
+        presence_send_plain(a, contact, PRESENCE_UNSUBSCRIBE);
+    if (cancel & CANCEL_FROM)
+        presence_send_unavailable(a, contact);
+    if (cancel & (CANCEL_FROM | CANCEL_REQUEST))
+        presence_send_plain(a, contact, PRESENCE_UNSUBSCRIBED);
+}
+
+/* To every contact whose subscription has one of these bits. */
+static void send_contacts(struct session *se, uint8_t subscription, enum stanza_type type, struct bytes *body)
+{
+    struct account *a = se->account;
+    struct arena *ar = arena_new();
+    hash_for_each (n, &a->roster) {
+        const struct roster_entry *e = container_of(n, struct roster_entry, node);
+        if (e->subscription & subscription)
+            presence_send(a, se->jid, jid_trusted(ar, e->jid, strlen(e->jid)), type, body);
+    }
+    arena_free(&ar);
+}
+
+static void deliver_to(struct session *se, const struct bytes *body)
+{
+    struct bytes *b = addressed(body, se->jid);
+    session_deliver(se, b, 0);
+    bytes_unref(&b);
+}
+
+/* To all available resources of the account, itself included (4.2.2, 4.5.2). */
+static void send_own(struct account *a, const struct bytes *body)
+{
+    list_for_each (l, &a->sessions) {
+        struct session *se = container_of(l, struct session, link);
+        if (se->available)
+            deliver_to(se, body);
+    }
+}
+
+/* ---- directed presence (4.6): c2s sends it, here is remembered who must hear of the end ---- */
+
+static void directed_forget(struct session *se, const struct jid *to)
+{
+    for (size_t i = 0; i < se->directed_count; i++) {
+        if (!jid_eq(se->directed[i], to))
+            continue;
+        jid_free(&se->directed[i]);
+        se->directed[i] = se->directed[--se->directed_count];
+        return;
+    }
+}
+
+static void directed_remember(struct session *se, const struct jid *to)
+{
+    directed_forget(se, to);
+    if (se->directed_count >= se->account->sm->config->roster.max_directed)
+        return;
+    if (!(se->directed_count & (se->directed_count - 1))) { /* full at every power of two */
+        size_t cap = se->directed_count ? 2 * se->directed_count : 1;
+        se->directed = xrealloc(se->directed, cap * sizeof *se->directed);
+    }
+    se->directed[se->directed_count++] = jid_dup(NULL, to);
+}
+
+/* The broadcast reaches this one anyhow. */
+static bool is_subscriber(const struct account *a, struct arena *ar, const struct jid *who)
+{
+    const struct roster_entry *e = roster_find(a, jid_bare(ar, who)->s);
+    return e && e->subscription & SUB_FROM;
+}
+
+/* Unavailable to everybody who had directed presence; those that get the broadcast are left out. */
+static void directed_end(struct session *se, bool broadcast, struct bytes *body)
+{
+    struct arena *ar = arena_new();
+    for (size_t i = 0; i < se->directed_count; i++) {
+        if (!broadcast || !is_subscriber(se->account, ar, se->directed[i]))
+            presence_send(se->account, se->jid, se->directed[i], PRESENCE_UNAVAILABLE, body);
+        jid_free(&se->directed[i]);
+    }
+    arena_free(&ar);
+    free(se->directed);
+    se->directed = NULL;
+    se->directed_count = 0;
+}
+
+/* ---- presence of a resource of ours ---- */
+
+/* 4.7.2.3; none is 0. */
+static bool priority_parse(struct stanza *st, int8_t *out)
+{
+    const char *t = xml_find_text(st->arena, st->x, "priority", NS_CLIENT);
+    *out = 0;
+    if (!t)
+        return true;
+    char *end;
+    long v = strtol(t, &end, 10);
+    while (*end == ' ' || *end == '\n' || *end == '\t')
+        end++;
+    if (end == t || *end || v < -128 || v > 127)
+        return false;
+    *out = (int8_t)v;
+    return true;
+}
+
+/* What a resource gets once, when it becomes available (4.2.2, 4.3.1, 3.1.3). */
+static void welcome(struct session *se)
+{
+    struct account *a = se->account;
+    struct bytes *probe = plain(se->jid, PRESENCE_PROBE);
+    send_contacts(se, SUB_TO, PRESENCE_PROBE, probe);
+    bytes_unref(&probe);
+    list_for_each (l, &a->sessions) {
+        struct session *other = container_of(l, struct session, link);
+        if (other != se && other->available)
+            deliver_to(se, other->presence);
+    }
+    hash_for_each (n, &a->roster) {
+        const struct roster_entry *e = container_of(n, struct roster_entry, node);
+        if (e->request)
+            session_deliver(se, e->request, 0);
+    }
+}
+
+static void own_available(struct hook_ctx *cx)
+{
+    struct session *se = cx->session;
+    int8_t priority;
+    if (!priority_parse(cx->stanza, &priority)) {
+        hook_error(cx, SE_BAD_REQUEST, "priority is a number from -128 to 127");
+        return;
+    }
+    bool initial = !se->available, ready = priority >= 0 && (initial || se->priority < 0);
+    bytes_unref(&se->presence);
+    se->presence = stanza_bytes(cx->stanza);
+    se->available = true;
+    se->priority = priority;
+    send_contacts(se, SUB_FROM, PRESENCE_AVAILABLE, se->presence);
+    send_own(se->account, se->presence);
+    if (initial)
+        welcome(se);
+    if (ready)
+        mailbox_session_ready(se);
+}
+
+/* body: the unavailable presence, without `to`. */
+static void end_presence(struct session *se, struct bytes *body)
+{
+    bool was = se->available;
+    if (was)
+        send_contacts(se, SUB_FROM, PRESENCE_UNAVAILABLE, body);
+    directed_end(se, was, body);
+    se->available = false;
+    bytes_unref(&se->presence);
+    if (was)
+        send_own(se->account, body);
+}
+
+static void own_unavailable(struct session *se, struct stanza *st)
+{
+    struct bytes *body = stanza_bytes(st);
+    bool was = se->available;
+    end_presence(se, body);
+    if (was)
+        deliver_to(se, body); /* 4.5.2: to the one that sent it as well */
+    bytes_unref(&body);
+}
+
+static void own_presence(struct hook_ctx *cx)
+{
+    struct stanza *st = cx->stanza;
+    if (st->type == PRESENCE_AVAILABLE && st->to)
+        directed_remember(cx->session, st->to);
+    else if (st->type == PRESENCE_AVAILABLE)
+        own_available(cx);
+    else if (st->type == PRESENCE_UNAVAILABLE && st->to)
+        directed_forget(cx->session, st->to);
+    else if (st->type == PRESENCE_UNAVAILABLE)
+        own_unavailable(cx->session, st);
+    else if (!is_subscription(st->type))
+        return; /* probes and errors are for others: c2s has sent them on */
+    else if (!st->to)
+        hook_error(cx, SE_BAD_REQUEST, "a subscription needs somebody");
+    else if (!jid_eq_bare(st->to, cx->account->jid))
+        subscription_run(cx->account, &cx->stanza, true);
+}
+
+/* ---- presence from elsewhere ---- */
+
+static bool may_see(struct hook_ctx *cx, const struct jid *who)
+{
+    return !cx->account->missing &&
+           (jid_eq_bare(who, cx->account->jid) || is_subscriber(cx->account, cx->stanza->arena, who));
+}
+
+/* 4.3.2. Who may not know gets the same answer whether the account exists or not. */
+static void probe(struct hook_ctx *cx)
+{
+    struct account *a = cx->account;
+    const struct jid *who = cx->stanza->from, *to = cx->stanza->to;
+    if (!may_see(cx, who)) {
+        presence_send_plain(a, jid_bare(cx->stanza->arena, who), PRESENCE_UNSUBSCRIBED);
+        return;
+    }
+    if (jid_is_bare(to)) {
+        if (!presence_send_current(a, who))
+            presence_send_plain(a, who, PRESENCE_UNAVAILABLE);
+        return;
+    }
+    const struct session *se = account_session(a, to);
+    if (se && se->available)
+        presence_send(a, se->jid, who, PRESENCE_AVAILABLE, se->presence);
+    else
+        presence_send_plain(a, who, PRESENCE_UNAVAILABLE);
+}
+
+/* 8.5.2.1.1, 8.5.3.1: to all available resources, or to the one that is meant. */
+static void deliver_inbound(struct account *a, const struct stanza *st)
+{
+    struct session *one = jid_is_bare(st->to) ? NULL : account_session(a, st->to);
+    if (!one && (!jid_is_bare(st->to) || st->type == PRESENCE_ERROR))
+        return;
+    struct bytes *b = stanza_bytes(st);
+    if (one)
+        session_deliver(one, b, 0);
+    list_for_each (l, &a->sessions) {
+        struct session *se = container_of(l, struct session, link);
+        if (!one && se->available)
+            session_deliver(se, b, 0);
+    }
+    bytes_unref(&b);
+}
+
+static void inbound_presence(struct hook_ctx *cx)
+{
+    struct account *a = cx->account;
+    struct stanza *st = cx->stanza;
+    if (!st->from || !st->to || account_blocks(a, st->from)) /* XEP-0191 3.2: blocked presence vanishes */
+        return;
+    if (st->type == PRESENCE_PROBE)
+        probe(cx);
+    else if (a->missing)
+        return;
+    else if (!is_subscription(st->type))
+        deliver_inbound(a, st);
+    else if (!jid_eq_bare(st->from, a->jid))
+        subscription_run(a, &cx->stanza, false);
+}
+
+void presence_handle(struct hook_ctx *cx)
+{
+    if (cx->session)
+        own_presence(cx);
+    else
+        inbound_presence(cx);
+}
+
+static enum hook_result on_presence(struct hook_ctx *cx)
+{
+    if (!presence_deferred(cx))
+        presence_handle(cx);
+    return DONE;
+}
+
+static void on_session_close(struct session *se)
+{
+    struct bytes *body = plain(se->jid, PRESENCE_UNAVAILABLE);
+    end_presence(se, body);
+    bytes_unref(&body);
+}
+
+const struct module im_presence = {
+    .name = "presence",
+    .presence = on_presence,
+    .session_close = on_session_close,
+};
