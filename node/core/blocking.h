@@ -17,6 +17,7 @@ struct blocking_job {
     void (*done)(struct blocking_job *j, void *ctx); /* ctx: the inbox's; owns j */
 };
 
+/* With no threads, for the simulator, work() runs inside blocking_run; done() still comes by the inbox. */
 struct blocking *blocking_new(unsigned threads, size_t max_queued);
 /* Waits for running jobs; queued ones still run. */
 void blocking_free(struct blocking **b);

@@ -19,7 +19,7 @@ struct inbox_msg {
 struct inbox *inbox_new(struct loop *l, void *ctx);
 /* Runs what is left, then frees. No producer may be alive. */
 void inbox_free(struct inbox **ib);
-/* Any thread. */
+/* Any thread, the loop's own too; with loop_sim only that one. */
 void inbox_push(struct inbox *ib, struct inbox_msg *m);
 
 #endif

@@ -25,7 +25,7 @@ void log_setup(enum log_level max, enum log_format format, const char *path);
 void log_level_set(enum log_level max);
 void log_reopen(void);
 
-extern enum log_level log_max; /* read only */
+extern _Atomic(enum log_level) log_max; /* read only */
 
 /* Pairs of key, value (strings; a NULL value prints as empty) up to a final NULL. Any thread. */
 void log_write(const struct log *l, enum log_level level, const char *event, ...) __attribute__((sentinel));

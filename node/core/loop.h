@@ -25,7 +25,7 @@ typedef void loop_fd_fn(void *arg, unsigned events);
 typedef void timer_fn(void *arg);
 typedef void task_fn(void *arg);
 
-/* Embedded in its owner; zeroed before first use. */
+/* Embedded in its owner; zeroed before first use. fd is -1 after loop_fd_del. */
 struct loop_fd {
     int fd;
     unsigned events;
@@ -51,7 +51,7 @@ struct loop *loop_epoll_new(void);
 struct loop *loop_sim_new(uint64_t unix_us);
 void loop_free(struct loop **l);
 
-/* Runs until loop_stop. */
+/* Runs until loop_stop (sim: or until nothing is left). A stop that comes first ends it at once. */
 void loop_run(struct loop *l);
 /* Any thread. */
 void loop_stop(struct loop *l);
@@ -65,7 +65,8 @@ uint64_t loop_mono_ms(const struct loop *l);
 uint64_t loop_unix_us(const struct loop *l);
 
 /* The owner keeps f until loop_fd_del. Level-triggered. An event collected for a descriptor that was
- * deleted in the same turn is not reported. */
+ * deleted in the same turn is not reported. With events 0 nothing is, not even a hang-up; otherwise errors and
+ * hang-ups come as LOOP_READ even to one who waits only to write. Delete before closing fd; deleting twice is fine. */
 void loop_fd_add(struct loop *l, struct loop_fd *f, int fd, unsigned events, loop_fd_fn *fn, void *arg);
 void loop_fd_mod(struct loop *l, struct loop_fd *f, unsigned events);
 void loop_fd_del(struct loop *l, struct loop_fd *f);

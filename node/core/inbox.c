@@ -1,0 +1,81 @@
+#include "inbox.h"
+
+#include "err.h"
+#include "loop_impl.h"
+
+#include <stdlib.h>
+
+enum { BATCH = 256 }; /* messages of one turn, so that descriptors and timers get theirs */
+
+struct inbox {
+    _Atomic(struct inbox_msg *) pushed; /* newest first */
+    struct inbox_msg *ready;            /* oldest first; the loop's thread only */
+    struct loop_wake wake;
+    void *ctx;
+};
+
+/* The whole stack at once, turned round. Since nothing pops single nodes there is no ABA. */
+static void take(struct inbox *ib)
+{
+    struct inbox_msg *m = atomic_exchange_explicit(&ib->pushed, NULL, memory_order_acquire);
+    while (m) {
+        struct inbox_msg *older = m->next;
+        m->next = ib->ready;
+        ib->ready = m;
+        m = older;
+    }
+}
+
+static bool run_one(struct inbox *ib)
+{
+    if (!ib->ready)
+        take(ib);
+    struct inbox_msg *m = ib->ready;
+    if (!m)
+        return false;
+    ib->ready = m->next;
+    loop_watch_begin(ib->wake.loop);
+    m->fn(m, ib->ctx);
+    loop_watch_end(ib->wake.loop, "inbox");
+    return true;
+}
+
+static void on_wake(void *arg)
+{
+    struct inbox *ib = arg;
+    for (int i = 0; i < BATCH; i++)
+        if (!run_one(ib))
+            return; /* found the stack empty, as the next producer will */
+    loop_wake(&ib->wake);
+}
+
+struct inbox *inbox_new(struct loop *l, void *ctx)
+{
+    struct inbox *ib = xcalloc(1, sizeof *ib);
+    ib->ctx = ctx;
+    loop_wake_init(l, &ib->wake, on_wake, ib);
+    return ib;
+}
+
+void inbox_free(struct inbox **ibp)
+{
+    struct inbox *ib = *ibp;
+    if (!ib)
+        return;
+    while (run_one(ib)) /* handlers may push more, by way of *ibp */
+        ;
+    *ibp = NULL;
+    loop_wake_free(&ib->wake);
+    free(ib);
+}
+
+void inbox_push(struct inbox *ib, struct inbox_msg *m)
+{
+    struct inbox_msg *head = atomic_load_explicit(&ib->pushed, memory_order_relaxed);
+    do
+        m->next = head;
+    while (!atomic_compare_exchange_weak_explicit(&ib->pushed, &head, m, memory_order_release, memory_order_relaxed));
+    /* Now m is the loop's. Whoever found the stack empty wakes it; later ones ride along. */
+    if (!head)
+        loop_wake(&ib->wake);
+}

@@ -1,0 +1,207 @@
+#include "loop_impl.h"
+
+#include "err.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { BATCH = 256 };
+
+struct loop_poll {
+    int fd;
+    int at, count; /* ready[at .. count) are collected and not yet reported */
+    struct epoll_event ready[BATCH];
+    struct loop_wake stop;
+};
+
+static uint64_t clock_us(clockid_t id)
+{
+    struct timespec ts;
+    clock_gettime(id, &ts);
+    return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+static void read_clocks(struct loop *l)
+{
+    l->mono_ms = clock_us(CLOCK_MONOTONIC) / 1000;
+    l->unix_us = clock_us(CLOCK_REALTIME);
+}
+
+static void on_stop(void *arg)
+{
+    (void)arg; /* waking was all */
+}
+
+struct loop *loop_epoll_new(void)
+{
+    struct loop *l = loop_new();
+    l->poll = xcalloc(1, sizeof *l->poll);
+    l->poll->fd = epoll_create1(EPOLL_CLOEXEC);
+    CHECK(l->poll->fd >= 0, "epoll_create1: %s", strerror(errno));
+    loop_wake_init(l, &l->poll->stop, on_stop, NULL);
+    read_clocks(l);
+    return l;
+}
+
+void loop_poll_free(struct loop *l)
+{
+    loop_wake_free(&l->poll->stop);
+    close(l->poll->fd);
+    free(l->poll);
+    l->poll = NULL;
+}
+
+static void control(struct loop *l, int op, struct loop_fd *f)
+{
+    CHECK(l->poll, "a simulated loop has no descriptors");
+    struct epoll_event e = {.data.ptr = f};
+    if (f->events & LOOP_READ)
+        e.events |= EPOLLIN;
+    if (f->events & LOOP_WRITE)
+        e.events |= EPOLLOUT;
+    CHECK(epoll_ctl(l->poll->fd, op, f->fd, &e) == 0, "epoll_ctl %d of %d: %s", op, f->fd, strerror(errno));
+}
+
+void loop_fd_add(struct loop *l, struct loop_fd *f, int fd, unsigned events, loop_fd_fn *fn, void *arg)
+{
+    CHECK(!f->fn, "descriptor %d is on a loop already", f->fd);
+    *f = (struct loop_fd){fd, 0, fn, arg};
+    loop_fd_mod(l, f, events);
+}
+
+/* epoll reports hang-ups even when asked for nothing, over and over; so a paused descriptor leaves the set. */
+void loop_fd_mod(struct loop *l, struct loop_fd *f, unsigned events)
+{
+    unsigned old = f->events;
+    if (events == old)
+        return;
+    f->events = events;
+    control(l, !events ? EPOLL_CTL_DEL : old ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, f);
+}
+
+void loop_fd_del(struct loop *l, struct loop_fd *f)
+{
+    if (!f->fn)
+        return;
+    loop_fd_mod(l, f, 0);
+    /* Its memory may be freed or serve another descriptor before the turn's other events are reported. */
+    struct loop_poll *p = l->poll;
+    for (int i = p->at; i < p->count; i++)
+        if (p->ready[i].data.ptr == f)
+            p->ready[i].data.ptr = NULL;
+    *f = (struct loop_fd){.fd = -1};
+}
+
+static void report(struct loop *l, const struct epoll_event *e)
+{
+    struct loop_fd *f = e->data.ptr;
+    if (!f)
+        return;
+    unsigned events = 0;
+    if (e->events & EPOLLIN)
+        events |= LOOP_READ;
+    if (e->events & EPOLLOUT)
+        events |= LOOP_WRITE;
+    events &= f->events; /* may have changed in this turn */
+    if (f->events && e->events & (EPOLLERR | EPOLLHUP))
+        events |= LOOP_READ;
+    if (!events)
+        return;
+    loop_watch_begin(l);
+    f->fn(f->arg, events);
+    loop_watch_end(l, "descriptor");
+}
+
+static int wait_ms(const struct loop *l)
+{
+    const struct timer *t = loop_next_timer(l);
+    if (!t)
+        return -1;
+    uint64_t now = clock_us(CLOCK_MONOTONIC) / 1000; /* the turn may have been long */
+    uint64_t ms = t->due_ms > now ? t->due_ms - now : 0;
+    return ms < INT_MAX ? (int)ms : INT_MAX;
+}
+
+static void run_due_timers(struct loop *l)
+{
+    uint64_t started = l->order; /* one that restarts itself with no delay waits for the next turn */
+    for (struct timer *t; (t = loop_next_timer(l)) && t->due_ms <= l->mono_ms && t->order < started;)
+        loop_run_timer(l, t);
+}
+
+static void turn(struct loop *l)
+{
+    struct loop_poll *p = l->poll;
+    p->count = epoll_wait(p->fd, p->ready, BATCH, wait_ms(l));
+    CHECK(p->count >= 0 || errno == EINTR, "epoll_wait: %s", strerror(errno));
+    read_clocks(l);
+    for (p->at = 0; p->at < p->count;)
+        report(l, &p->ready[p->at++]);
+    p->at = p->count = 0;
+    run_due_timers(l);
+    loop_run_tasks(l);
+}
+
+void loop_run(struct loop *l)
+{
+    loop_run_tasks(l); /* those queued before the loop ran */
+    while (!atomic_exchange(&l->stopped, false)) {
+        if (l->poll)
+            turn(l);
+        else if (!loop_sim_step(l))
+            break;
+    }
+}
+
+void loop_stop(struct loop *l)
+{
+    atomic_store(&l->stopped, true);
+    if (l->poll)
+        loop_wake(&l->poll->stop);
+}
+
+static void on_wake(void *arg, unsigned events)
+{
+    (void)events;
+    struct loop_wake *w = arg;
+    uint64_t count;
+    if (read(w->fd.fd, &count, sizeof count) == sizeof count)
+        w->task.fn(w->task.arg);
+}
+
+void loop_wake_init(struct loop *l, struct loop_wake *w, task_fn *fn, void *arg)
+{
+    *w = (struct loop_wake){.loop = l, .task = {.fn = fn, .arg = arg}};
+    if (!l->poll)
+        return;
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    CHECK(fd >= 0, "eventfd: %s", strerror(errno));
+    loop_fd_add(l, &w->fd, fd, LOOP_READ, on_wake, w);
+}
+
+void loop_wake(struct loop_wake *w)
+{
+    if (!w->loop->poll) {
+        loop_later(w->loop, &w->task);
+        return;
+    }
+    /* EAGAIN means that the counter is full, so the loop is being woken anyway. */
+    ssize_t n = write(w->fd.fd, &(uint64_t){1}, sizeof(uint64_t));
+    CHECK(n == sizeof(uint64_t) || errno == EAGAIN, "wake: %s", strerror(errno));
+}
+
+void loop_wake_free(struct loop_wake *w)
+{
+    loop_never(&w->task);
+    if (!w->loop->poll)
+        return;
+    int fd = w->fd.fd;
+    loop_fd_del(w->loop, &w->fd);
+    close(fd);
+}
