@@ -1,0 +1,22 @@
+/*
+ * What conn.c needs of tls.c beyond tls.h: OpenSSL objects. Private to node/net.
+ */
+#ifndef ROOKERY_TLS_SSL_H
+#define ROOKERY_TLS_SSL_H
+
+#include "tls.h"
+
+#include <openssl/ssl.h>
+#include <stdint.h>
+
+/* A server's side of one connection; the caller keeps its reference on t as long as it lives. */
+SSL *tls_ssl_new(struct tls *t);
+/* The protocol ALPN agreed on, as a literal; NULL: none. */
+const char *tls_ssl_alpn(const SSL *s);
+/* RFC 9266 and RFC 5929; the length, 0 when not available. */
+size_t tls_ssl_exporter(SSL *s, uint8_t out[32]);
+size_t tls_ssl_end_point(const SSL *s, uint8_t out[64]);
+/* Takes the oldest error of this thread's OpenSSL queue, empties the queue; never NULL. */
+const char *tls_error(void);
+
+#endif
