@@ -14,6 +14,8 @@
 #include "inbox.h"
 #include "stanza.h"
 
+struct account;
+
 struct addr {
     uint32_t node; /* 0: this one */
     uint16_t worker;
@@ -29,6 +31,7 @@ enum env_kind {
     ENV_SM_ON,  /* XEP-0198 enabled; bytes: token hash when it may be resumed; id: seconds it may wait */
     ENV_ACKED,  /* all that was delivered to this session up to archive id `id` has arrived */
     ENV_CLOSE,  /* the session is over */
+    ENV_CALL,   /* call(call_arg, account) on the home's thread; inside one process only (control commands) */
     /* sm -> c2s at env->to, for env->session */
     ENV_KEYS,      /* code: enum err; flags: 1 when the account exists; bytes: struct scram_keys */
     ENV_BOUND,     /* code: 0, or 1 + enum stanza_error; jid: the full JID */
@@ -64,6 +67,8 @@ struct envelope {
     const struct jid *target; /* stanzas: to as sent; NULL: none */
     struct bytes *bytes;
     struct stanza *stanza; /* the parsed tree, inside one worker only; NULL: parsed from bytes when needed */
+    void (*call)(void *arg, struct account *a); /* ENV_CALL; a NULL: no such account */
+    void *call_arg;
 };
 
 struct envelope *env_new(enum env_kind kind, const struct jid *jid); /* copies jid; NULL: none */

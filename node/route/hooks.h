@@ -26,6 +26,8 @@ struct hook_ctx {
     struct stanza *stanza;   /* from is set; to may be NULL */
     struct xml *payload;     /* iq get/set: the child */
     unsigned to;             /* iq: one TO_* */
+    struct addr at;          /* iq: whom to tell that it is handled: (at, session_id, seq); session_id 0: nobody */
+    uint64_t session_id, seq;
 };
 
 typedef enum hook_result hook_fn(struct hook_ctx *cx);
@@ -82,6 +84,8 @@ struct hook_late {
     struct account *account;
     uint64_t session; /* sm_session(sm, session) may be NULL by then; 0: none */
     struct stanza *stanza;
+    struct addr at; /* see struct hook_ctx */
+    uint64_t seq;
     void *data; /* the module's; freed by the module */
 };
 struct hook_late *hook_wait(struct hook_ctx *cx);
@@ -92,8 +96,9 @@ void hook_late_done(void *arg, enum err e);
 /* What a storage error means to a client: limit, busy: resource-constraint; else internal-server-error. */
 enum stanza_error hook_err_stanza(enum err e);
 
-/* Runs the iq hooks; service-unavailable when nobody takes it (RFC 6120 8.4). Consumes cx->stanza. */
-void hooks_iq(struct hook_ctx *cx);
+/* Runs the iq hooks; service-unavailable when nobody takes it (RFC 6120 8.4). Consumes cx->stanza. WAIT: the sender's
+ * stanza counts as handled only when the late answer is given. */
+enum hook_result hooks_iq(struct hook_ctx *cx);
 /* Runs the presence hooks. Consumes cx->stanza. */
 void hooks_presence(struct hook_ctx *cx);
 

@@ -111,13 +111,8 @@ void sm_flush(struct sm *s);      /* writes dirty watermarks now (shutdown) */
 /* An envelope of the first half of enum env_kind. Consumes *e. */
 void sm_handle(struct sm *s, struct envelope **e);
 
-/* ---- for control commands ---- */
-
-/* Runs fn(arg, a) when the account is loaded, maybe at once; a NULL: no such account. */
-typedef void sm_account_fn(void *arg, struct account *a);
-void sm_with_account(struct sm *s, const struct jid *bare, sm_account_fn *fn, void *arg);
-/* Storage has created, changed or removed the account: forget what is cached, kick its sessions when removed. */
-void sm_account_changed(struct sm *s, const struct jid *bare, bool removed);
+/* For control commands, by ENV_CALL: the account was removed from storage; its sessions are closed, what is cached is forgotten. */
+void account_removed(struct account *a);
 
 /* ---- for im/ and xep/ ---- */
 

@@ -1,0 +1,634 @@
+#include "mailbox.h"
+
+#include "account.h"
+#include "metrics.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ORIGINS_MAX = 256, ORIGIN_MINUTES = 10, BACKLOG_PAGE = 100 };
+
+/* One thing in the queue. */
+struct delivery {
+    struct list link;
+    struct mailbox *mailbox;
+    enum { PASSING, RECEIVED, SENT, BACKLOG } kind;
+    bool ready;
+    enum err err;
+    uint64_t session;     /* PASSING: to whom; BACKLOG: who triggered it */
+    struct bytes *bytes;  /* PASSING */
+    uint64_t id;          /* archive id, 0: none */
+    struct envelope *env; /* RECEIVED, SENT */
+    uint64_t origin;
+    bool archive, keep, silent; /* silent: a repetition, only to be answered */
+};
+
+struct mailbox *mailbox_new(struct account *a, const struct account_data *d)
+{
+    struct mailbox *m = xcalloc(1, sizeof *m);
+    m->account = a;
+    list_init(&m->queue);
+    m->last_id = d->last_id;
+    m->watermark = m->stored_watermark = d->watermark;
+    m->waiting = d->waiting;
+    m->backlog_from = d->waiting ? d->watermark + 1 : 0;
+    if (d->origin_count) {
+        m->origin_cap = ORIGINS_MAX;
+        m->origins = xcalloc(ORIGINS_MAX, sizeof *m->origins);
+        for (size_t i = 0; i < d->origin_count && i < ORIGINS_MAX; i++)
+            m->origins[m->origin_count++] = (struct origin){d->origins[i], d->last_id};
+    }
+    return m;
+}
+
+void mailbox_free(struct mailbox **mp)
+{
+    struct mailbox *m = *mp;
+    *mp = NULL;
+    if (!m)
+        return;
+    CHECK(list_empty(&m->queue), "deliveries of %s are under way", m->account->jid->s);
+    list_del(&m->dirty_link);
+    free(m->inflight);
+    free(m->origins);
+    free(m);
+}
+
+bool mailbox_idle(const struct mailbox *m)
+{
+    return list_empty(&m->queue) && !list_linked(&m->dirty_link);
+}
+
+uint64_t mailbox_origins_since(uint64_t unix_us)
+{
+    return (unix_us - (uint64_t)ORIGIN_MINUTES * 60 * 1000000) << 4;
+}
+
+/* Ids grow with time and never repeat, also when the clock stands or steps back. */
+static uint64_t next_id(struct mailbox *m)
+{
+    uint64_t now = loop_unix_us(m->account->sm->loop) << 4;
+    m->last_id = now > m->last_id ? now : m->last_id + 1;
+    return m->last_id;
+}
+
+/* ---- messages sent again (XEP-0359 origin-id) ---- */
+
+static uint64_t origin_key(const struct jid *peer, uint64_t origin)
+{
+    if (!origin)
+        return 0;
+    uint64_t pair[2] = {peer->hash, origin};
+    return hash_stable(pair, sizeof pair) | 1;
+}
+
+static bool origin_seen(const struct mailbox *m, uint64_t key)
+{
+    uint64_t since = mailbox_origins_since(loop_unix_us(m->account->sm->loop));
+    for (unsigned i = 0; i < m->origin_count; i++)
+        if (m->origins[i].hash == key && m->origins[i].id >= since)
+            return true;
+    return false;
+}
+
+static void origin_add(struct mailbox *m, uint64_t key, uint64_t id)
+{
+    if (m->origin_count == m->origin_cap && m->origin_cap < ORIGINS_MAX) {
+        m->origin_cap = m->origin_cap ? m->origin_cap * 2 : 8;
+        m->origins = xrealloc(m->origins, m->origin_cap * sizeof *m->origins);
+    }
+    if (m->origin_count < m->origin_cap) {
+        m->origins[m->origin_count++] = (struct origin){key, id};
+        return;
+    }
+    m->origins[m->origin_at] = (struct origin){key, id};
+    m->origin_at = (uint16_t)((m->origin_at + 1) % m->origin_cap);
+}
+
+static void origin_forget(struct mailbox *m, uint64_t id)
+{
+    for (unsigned i = 0; i < m->origin_count; i++)
+        if (m->origins[i].id == id)
+            m->origins[i].hash = 0;
+}
+
+/* ---- what sessions have in hand, and the watermark ---- */
+
+static struct inflight *inflight_find(const struct mailbox *m, uint64_t id)
+{
+    uint32_t lo = m->inflight_off, hi = lo + m->inflight_count;
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (m->inflight[mid].id < id)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < m->inflight_off + m->inflight_count && m->inflight[lo].id == id ? &m->inflight[lo] : NULL;
+}
+
+/* Keeps the array ascending; nearly always appends. */
+static void inflight_add(struct mailbox *m, uint64_t id)
+{
+    if (inflight_find(m, id))
+        return;
+    if (m->inflight_off + m->inflight_count == m->inflight_cap) {
+        if (m->inflight_off > m->inflight_cap / 2) {
+            memmove(m->inflight, m->inflight + m->inflight_off, m->inflight_count * sizeof *m->inflight);
+            m->inflight_off = 0;
+        } else {
+            m->inflight_cap = m->inflight_cap ? m->inflight_cap * 2 : 4;
+            m->inflight = xrealloc(m->inflight, m->inflight_cap * sizeof *m->inflight);
+        }
+    }
+    uint32_t at = m->inflight_off + m->inflight_count++;
+    for (; at > m->inflight_off && m->inflight[at - 1].id > id; at--)
+        m->inflight[at] = m->inflight[at - 1];
+    m->inflight[at] = (struct inflight){id, false};
+}
+
+static void inflight_drop(struct mailbox *m, uint64_t id)
+{
+    struct inflight *f = inflight_find(m, id);
+    if (!f)
+        return;
+    struct inflight *end = m->inflight + m->inflight_off + m->inflight_count;
+    memmove(f, f + 1, (size_t)(end - f - 1) * sizeof *f);
+    m->inflight_count--;
+}
+
+static void backlog_note(struct mailbox *m, uint64_t id)
+{
+    if (!m->backlog_from || id < m->backlog_from)
+        m->backlog_from = id;
+}
+
+/* The watermark may reach just below the first message that has not arrived, wherever that one is now. */
+static void watermark_advance(struct mailbox *m)
+{
+    /* Arrived ones above the backlog stay, so that reading the backlog skips them. */
+    while (m->inflight_count && m->inflight[m->inflight_off].arrived &&
+           (!m->backlog_from || m->inflight[m->inflight_off].id < m->backlog_from)) {
+        m->inflight_off++;
+        m->inflight_count--;
+    }
+    uint64_t first = m->last_id + 1;
+    if (m->inflight_count)
+        first = m->inflight[m->inflight_off].arrived ? first : m->inflight[m->inflight_off].id;
+    else if (m->inflight_cap) {
+        free(m->inflight); /* an idle mailbox holds no memory for it */
+        m->inflight = NULL;
+        m->inflight_off = m->inflight_cap = 0;
+    }
+    if (m->backlog_from && m->backlog_from < first)
+        first = m->backlog_from;
+    list_for_each(l, &m->queue)
+    {
+        struct delivery *d = container_of(l, struct delivery, link);
+        if (d->kind == RECEIVED && d->id && d->id < first)
+            first = d->id;
+    }
+    if (first - 1 <= m->watermark)
+        return;
+    m->watermark = first - 1;
+    if (!list_linked(&m->dirty_link))
+        list_add_tail(&m->account->sm->dirty, &m->dirty_link);
+}
+
+static void on_watermark(void *arg, enum err e)
+{
+    struct account *a = arg;
+    if (e != OK)
+        log_warn(&a->sm->log, "watermark-not-written", "jid", a->jid->s, "error", err_name(e));
+    account_unpin(a);
+}
+
+void mailbox_write_watermark(struct mailbox *m)
+{
+    list_del(&m->dirty_link);
+    m->stored_watermark = m->watermark;
+    account_pin(m->account);
+    store_watermark_set(m->account->sm->store, m->account->owner, m->watermark, on_watermark, m->account);
+}
+
+static void outstanding_add(struct session *se, uint64_t id)
+{
+    if (se->outstanding_off + se->outstanding_count == se->outstanding_cap) {
+        if (se->outstanding_off > se->outstanding_cap / 2) {
+            memmove(se->outstanding, se->outstanding + se->outstanding_off, se->outstanding_count * sizeof(uint64_t));
+            se->outstanding_off = 0;
+        } else {
+            se->outstanding_cap = se->outstanding_cap ? se->outstanding_cap * 2 : 4;
+            se->outstanding = xrealloc(se->outstanding, se->outstanding_cap * sizeof(uint64_t));
+        }
+    }
+    se->outstanding[se->outstanding_off + se->outstanding_count++] = id;
+}
+
+void mailbox_acked(struct session *se, uint64_t id)
+{
+    struct mailbox *m = se->account->mailbox;
+    bool found = false;
+    for (uint32_t i = 0; i < se->outstanding_count && !found; i++)
+        found = se->outstanding[se->outstanding_off + i] == id;
+    if (!found || !m)
+        return;
+    uint64_t popped;
+    do {
+        popped = se->outstanding[se->outstanding_off++];
+        se->outstanding_count--;
+        struct inflight *f = inflight_find(m, popped);
+        if (f && !f->arrived) {
+            f->arrived = true;
+            m->waiting -= m->waiting > 0;
+            metric_add(M_DELIVERED_TOTAL, 1);
+        }
+    } while (popped != id);
+    if (!se->outstanding_count) {
+        free(se->outstanding);
+        se->outstanding = NULL;
+        se->outstanding_off = se->outstanding_cap = 0;
+    }
+    watermark_advance(m);
+}
+
+static bool in_other_hands(const struct account *a, uint64_t id)
+{
+    list_for_each(l, &a->sessions)
+    {
+        const struct session *se = container_of(l, struct session, link);
+        for (uint32_t i = 0; i < se->outstanding_count; i++)
+            if (se->outstanding[se->outstanding_off + i] == id)
+                return true;
+    }
+    return false;
+}
+
+void mailbox_session_gone(struct account *a, struct session *gone)
+{
+    struct mailbox *m = a->mailbox;
+    for (uint32_t i = 0; m && i < gone->outstanding_count; i++) {
+        uint64_t id = gone->outstanding[gone->outstanding_off + i];
+        struct inflight *f = inflight_find(m, id);
+        if (!f || f->arrived || in_other_hands(a, id))
+            continue;
+        inflight_drop(m, id);
+        backlog_note(m, id);
+    }
+    if (!m || !m->backlog_from)
+        return;
+    list_for_each(l, &a->sessions)
+    {
+        struct session *se = container_of(l, struct session, link);
+        if (se->available && se->priority >= 0) {
+            mailbox_session_ready(se);
+            return;
+        }
+    }
+}
+
+/* ---- the queue ---- */
+
+static void deliver_now(struct session *se, struct bytes *b, uint64_t id)
+{
+    struct sm *s = se->account->sm;
+    struct envelope *e = env_new(ENV_DELIVER, NULL);
+    e->to = se->at;
+    e->session = se->id;
+    e->bytes = bytes_ref(b);
+    e->id = id;
+    if (id)
+        outstanding_add(se, id);
+    s->send(s->send_arg, &e);
+}
+
+static struct delivery *delivery_add(struct mailbox *m, int kind)
+{
+    struct delivery *d = xcalloc(1, sizeof *d);
+    d->mailbox = m;
+    d->kind = kind;
+    list_add_tail(&m->queue, &d->link);
+    return d;
+}
+
+void mailbox_pass(struct session *se, struct bytes *b, uint64_t id)
+{
+    struct mailbox *m = se->account->mailbox;
+    if (m->running || list_empty(&m->queue)) {
+        deliver_now(se, b, id);
+        return;
+    }
+    struct delivery *d = delivery_add(m, PASSING);
+    d->session = se->id;
+    d->bytes = bytes_ref(b);
+    d->id = id;
+    d->ready = true;
+}
+
+/* <stanza-id/> of XEP-0359 by the account's bare JID, and when it waited, <delay/> of XEP-0203. */
+static struct bytes *stamped(const struct account *a, const struct bytes *b, uint64_t id, bool delayed)
+{
+    struct buf x = {0};
+    char number[21], stamp[28];
+    archive_id_text(id, number);
+    buf_str(&x, "<stanza-id xmlns='urn:xmpp:sid:0' by='");
+    xml_escape(&x, a->jid->s, strlen(a->jid->s), true);
+    buf_printf(&x, "' id='%s'/>", number);
+    if (delayed) {
+        time_text(archive_id_us(id), stamp);
+        buf_str(&x, "<delay xmlns='urn:xmpp:delay' from='");
+        xml_escape(&x, jid_domain(a->jid), a->jid->domain_len, true);
+        buf_printf(&x, "' stamp='%s'/>", stamp);
+    }
+    struct bytes *out = bytes_with_children(b, buf_data(&x), x.len);
+    buf_free(&x);
+    return out;
+}
+
+static void deliver_received(struct mailbox *m, struct delivery *d)
+{
+    struct account *a = m->account;
+    struct session *targets[a->session_count + 1];
+    size_t n = message_targets(a, d->env, targets);
+    struct message_ctx cx = {.sm = a->sm, .account = a, .env = d->env, .archive = d->archive, .keep = d->keep, .id = d->id};
+    cx.bytes = d->id ? stamped(a, env_bytes(d->env), d->id, false) : bytes_ref(env_bytes(d->env));
+    uint64_t track = d->keep ? d->id : 0;
+    if (track) {
+        m->waiting++;
+        if (n)
+            inflight_add(m, track);
+        else
+            backlog_note(m, track);
+    }
+    for (size_t i = 0; i < n; i++)
+        deliver_now(targets[i], cx.bytes, track);
+    for (const struct module *const *mod = a->sm->modules; *mod; mod++)
+        if ((*mod)->message_delivered)
+            (*mod)->message_delivered(&cx, targets, n);
+    bytes_unref(&cx.bytes);
+}
+
+static void deliver_sent(struct mailbox *m, struct delivery *d)
+{
+    struct account *a = m->account;
+    struct message_ctx cx = {.sm = a->sm,
+                             .account = a,
+                             .session = sm_session(a->sm, d->env->session),
+                             .env = d->env,
+                             .archive = d->archive,
+                             .id = d->id};
+    cx.bytes = d->id ? stamped(a, env_bytes(d->env), d->id, false) : bytes_ref(env_bytes(d->env));
+    for (const struct module *const *mod = a->sm->modules; *mod; mod++)
+        if ((*mod)->message_sent)
+            (*mod)->message_sent(&cx);
+    bytes_unref(&cx.bytes);
+}
+
+/* Committed, or refused by storage, or never to be stored: its turn has come. */
+static void delivery_finish(struct mailbox *m, struct delivery *d)
+{
+    struct sm *s = m->account->sm;
+    struct session *se;
+    switch (d->kind) {
+    case PASSING:
+        se = sm_session(s, d->session);
+        if (se && se->account == m->account)
+            deliver_now(se, d->bytes, d->id);
+        break;
+    case RECEIVED:
+        if (d->err != OK)
+            envelope_bounce(s, d->env, hook_err_stanza(d->err), "the message could not be stored");
+        else if (!d->silent)
+            deliver_received(m, d);
+        envelope_committed(s, d->env);
+        break;
+    case SENT:
+        if (d->err != OK)
+            log_error(&s->log, "sent-copy-not-archived", "jid", m->account->jid->s, "error", err_name(d->err));
+        if (!d->silent)
+            deliver_sent(m, d);
+        envelope_committed(s, d->env);
+        break;
+    case BACKLOG:
+        break;
+    }
+    env_free(&d->env);
+    bytes_unref(&d->bytes);
+    free(d);
+}
+
+static void mailbox_run(struct mailbox *m)
+{
+    if (m->running)
+        return;
+    account_pin(m->account);
+    m->running = true;
+    while (!list_empty(&m->queue)) {
+        struct delivery *d = container_of(list_first(&m->queue), struct delivery, link);
+        if (!d->ready)
+            break;
+        list_del(&d->link);
+        delivery_finish(m, d);
+    }
+    m->running = false;
+    watermark_advance(m);
+    account_unpin(m->account);
+}
+
+static void on_stored(void *arg, enum err e)
+{
+    struct delivery *d = arg;
+    struct mailbox *m = d->mailbox;
+    struct account *a = m->account;
+    d->ready = true;
+    d->err = e;
+    if (e == OK)
+        metric_add(M_COMMITTED_TOTAL, 1);
+    else
+        origin_forget(m, d->id);
+    mailbox_run(m);
+    account_unpin(a);
+}
+
+/* Writes what is to be kept and puts the message into the queue; *e is consumed. */
+static void enqueue(struct mailbox *m, int kind, struct message_ctx *cx, struct envelope **ep, uint64_t origin, bool silent)
+{
+    struct account *a = m->account;
+    struct delivery *d = delivery_add(m, kind);
+    d->env = *ep;
+    *ep = NULL;
+    d->archive = cx->archive;
+    d->keep = cx->keep;
+    d->silent = silent;
+    if (silent || (!cx->archive && !cx->keep)) {
+        d->ready = true;
+        mailbox_run(m);
+        return;
+    }
+    d->id = next_id(m);
+    if (origin)
+        origin_add(m, origin, d->id);
+    struct archive_item it = {
+        .id = d->id,
+        .flags = (kind == SENT ? ARCHIVE_OUT : 0) | (cx->keep ? ARCHIVE_DELIVER : 0) | (cx->archive ? 0 : ARCHIVE_HIDDEN),
+        .peer = kind == SENT ? d->env->target->s : d->env->sender->s,
+        .origin = origin,
+        .stanza = env_bytes(d->env),
+    };
+    if (cx->session && cx->session->resumable) {
+        it.session = d->env->session;
+        it.seq = d->env->id; /* the handled prefix as c2s knew it */
+    }
+    account_pin(a);
+    store_archive_put(a->sm->store, a->owner, &it, on_stored, d);
+}
+
+static bool refused_by_modules(struct message_ctx *cx, bool sent)
+{
+    for (const struct module *const *m = cx->sm->modules; *m; m++) {
+        enum hook_result (*fn)(struct message_ctx *) = sent ? (*m)->message_out : (*m)->message_in;
+        if (fn && fn(cx) == DONE)
+            return true;
+    }
+    return false;
+}
+
+/* RFC 6121 8.5 for what cannot be delivered now and will not be kept. */
+static void undeliverable(struct sm *s, struct envelope *e)
+{
+    bool silent = e->stanza_type == MESSAGE_HEADLINE || e->stanza_type == MESSAGE_ERROR ||
+                  (e->stanza_type != MESSAGE_GROUPCHAT && !(e->flags & (MSG_BODY | MSG_STORE)));
+    if (!silent)
+        envelope_bounce(s, e, SE_SERVICE_UNAVAILABLE, NULL);
+}
+
+void mailbox_receive(struct account *a, struct envelope **ep)
+{
+    struct envelope *e = *ep;
+    struct mailbox *m = a->mailbox;
+    struct message_ctx cx = {.sm = a->sm, .account = a, .env = e};
+    if (!a->missing) {
+        struct session *targets[a->session_count + 1];
+        bool online = message_targets(a, e, targets) > 0;
+        bool lost_full = e->stanza_type == MESSAGE_NORMAL && e->target && !jid_is_bare(e->target) && !online;
+        cx.keep = (e->flags & MSG_STORE) && !lost_full;
+        cx.archive = cx.keep && !(e->flags & MSG_NO_PERMANENT);
+        uint64_t origin = cx.keep && e->sender ? origin_key(e->sender, e->origin) : 0;
+        bool again = origin && origin_seen(m, origin);
+        if (again || !refused_by_modules(&cx, false)) {
+            bool full = cx.keep && !online && m->waiting >= a->sm->config->offline.max_messages;
+            if (again)
+                metric_add(M_DEDUPED_TOTAL, 1);
+            if (again || (!full && (online || cx.keep))) {
+                enqueue(m, RECEIVED, &cx, ep, origin, again);
+                return;
+            }
+            undeliverable(a->sm, e);
+        }
+    } else {
+        undeliverable(a->sm, e);
+    }
+    envelope_committed(a->sm, e);
+}
+
+void mailbox_sent(struct account *a, struct session *se, struct envelope **ep)
+{
+    struct envelope *e = *ep;
+    struct message_ctx cx = {.sm = a->sm, .account = a, .session = se, .env = e};
+    if (a->missing || !e->target) {
+        envelope_committed(a->sm, e);
+        return;
+    }
+    cx.archive = (e->flags & MSG_STORE) && !(e->flags & MSG_NO_PERMANENT);
+    uint64_t origin = cx.archive ? origin_key(e->target, e->origin) : 0;
+    bool again = origin && origin_seen(a->mailbox, origin);
+    if (!again && refused_by_modules(&cx, true)) {
+        envelope_committed(a->sm, e);
+        return;
+    }
+    enqueue(a->mailbox, SENT, &cx, ep, origin, again);
+}
+
+/* ---- offline messages ---- */
+
+static void backlog_read(struct delivery *d);
+
+static struct session *backlog_session(struct mailbox *m, uint64_t preferred)
+{
+    struct session *se = sm_session(m->account->sm, preferred);
+    if (se && se->account == m->account)
+        return se;
+    list_for_each(l, &m->account->sessions)
+    {
+        se = container_of(l, struct session, link);
+        if (se->available && se->priority >= 0)
+            return se;
+    }
+    return NULL;
+}
+
+static void backlog_end(struct delivery *d)
+{
+    struct mailbox *m = d->mailbox;
+    m->reading = false;
+    d->ready = true;
+    mailbox_run(m);
+}
+
+static void on_backlog(void *arg, enum err e, const struct archive_row *rows, size_t n, bool more, int64_t total)
+{
+    (void)total;
+    struct delivery *d = arg;
+    struct mailbox *m = d->mailbox;
+    struct account *a = m->account;
+    struct session *se = backlog_session(m, d->session);
+    uint64_t last = 0;
+    if (e != OK)
+        log_warn(&a->sm->log, "offline-messages-not-read", "jid", a->jid->s, "error", err_name(e));
+    for (size_t i = 0; i < n && se; i++) {
+        last = rows[i].id;
+        if (inflight_find(m, last))
+            continue; /* another session has it in hand, or had */
+        struct bytes *raw = bytes_new(rows[i].stanza, rows[i].stanza_len), *b = stamped(a, raw, last, true);
+        inflight_add(m, last);
+        deliver_now(se, b, last);
+        bytes_unref(&raw);
+        bytes_unref(&b);
+    }
+    if (e == OK && se && more) {
+        m->backlog_from = last + 1;
+        backlog_read(d);
+    } else {
+        if (e == OK && se)
+            m->backlog_from = 0;
+        backlog_end(d);
+    }
+    account_unpin(a);
+}
+
+static void backlog_read(struct delivery *d)
+{
+    struct mailbox *m = d->mailbox;
+    struct archive_query q = {
+        .owner = m->account->owner,
+        .end_id = d->id, /* what came later stands behind us in the queue */
+        .after_id = m->backlog_from - 1,
+        .before_id = UINT64_MAX,
+        .max = BACKLOG_PAGE,
+        .deliverable = true,
+    };
+    account_pin(m->account);
+    store_archive_find(m->account->sm->store, &q, on_backlog, d);
+}
+
+void mailbox_session_ready(struct session *se)
+{
+    struct mailbox *m = se->account->mailbox;
+    if (!m->backlog_from || m->reading)
+        return;
+    m->reading = true;
+    struct delivery *d = delivery_add(m, BACKLOG);
+    d->session = se->id;
+    d->id = m->last_id;
+    backlog_read(d);
+}

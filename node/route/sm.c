@@ -1,0 +1,483 @@
+#include "account.h"
+#include "mailbox.h"
+#include "metrics.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { FLUSH_MS = 250 }; /* how far storage's watermark may lag behind */
+
+static void on_flush(void *arg)
+{
+    struct sm *s = arg;
+    sm_flush(s);
+    timer_start(s->loop, &s->flush, FLUSH_MS, on_flush, s);
+}
+
+struct sm *sm_new(struct loop *l, struct store_client *st, const struct config *c, const uint8_t secret[32],
+                  const struct module *const *modules, sm_send_fn *send, void *arg)
+{
+    struct sm *s = xcalloc(1, sizeof *s);
+    s->loop = l;
+    s->store = st;
+    s->config = c;
+    s->secret = secret;
+    s->log.kind = "sm";
+    s->send = send;
+    s->send_arg = arg;
+    s->modules = modules;
+    list_init(&s->lru);
+    list_init(&s->dirty);
+    timer_start(l, &s->flush, FLUSH_MS, on_flush, s);
+    return s;
+}
+
+void sm_free(struct sm **sp)
+{
+    struct sm *s = *sp;
+    *sp = NULL;
+    timer_stop(s->loop, &s->flush);
+    account_free_all(s);
+    hash_free(&s->accounts);
+    hash_free(&s->sessions);
+    free(s);
+}
+
+void sm_config(struct sm *s, const struct config *c)
+{
+    s->config = c;
+}
+
+bool sm_idle(const struct sm *s)
+{
+    return !s->pins;
+}
+
+void sm_flush(struct sm *s)
+{
+    while (!list_empty(&s->dirty)) {
+        struct mailbox *m = container_of(list_first(&s->dirty), struct mailbox, dirty_link);
+        mailbox_write_watermark(m);
+    }
+}
+
+void sm_ignore(void *arg, enum err e)
+{
+    (void)arg;
+    (void)e;
+}
+
+bool sm_is_local(const struct sm *s, const struct jid *j)
+{
+    for (size_t i = 0; i < s->config->host_count; i++)
+        if (jid_domain_is(j, s->config->hosts[i].domain))
+            return true;
+    return false;
+}
+
+bool sm_is_server(const struct sm *s, const struct jid *j)
+{
+    return !j->local_len && sm_is_local(s, j);
+}
+
+/* ---- authentication ---- */
+
+struct auth_wait {
+    struct sm *sm;
+    struct envelope *e;
+};
+
+static void on_credentials(void *arg, enum err e, const struct credentials *cr)
+{
+    struct auth_wait *w = arg;
+    struct envelope *q = w->e, *r = env_new(ENV_KEYS, q->jid);
+    struct scram_keys k = {0};
+    enum scram_hash h = (enum scram_hash)q->code;
+    bool known = e == OK && cr->keys[h].iterations;
+    if (known)
+        k = cr->keys[h];
+    else
+        scram_fake(h, w->sm->secret, q->jid->s, w->sm->config->sasl.scram_iterations, &k);
+    r->to = q->from;
+    r->session = q->session;
+    r->seq = q->seq;
+    r->code = e == ERR_NOT_FOUND ? OK : e;
+    r->flags = known;
+    r->bytes = bytes_new(&k, sizeof k);
+    w->sm->send(w->sm->send_arg, &r);
+    w->sm->pins--;
+    env_free(&w->e);
+    free(w);
+}
+
+static void handle_auth(struct sm *s, struct envelope **ep)
+{
+    CHECK((*ep)->code < SCRAM_HASHES, "hash %u", (*ep)->code);
+    struct auth_wait *w = xmalloc(sizeof *w);
+    *w = (struct auth_wait){s, *ep};
+    *ep = NULL;
+    s->pins++;
+    store_account_credentials_get(s->store, w->e->jid, on_credentials, w);
+}
+
+/* ---- binding ---- */
+
+static void bound_answer(struct sm *s, const struct envelope *q, const struct jid *full, uint32_t code)
+{
+    struct envelope *r = env_new(ENV_BOUND, full);
+    r->to = q->from;
+    r->session = q->session;
+    r->code = code;
+    s->send(s->send_arg, &r);
+}
+
+void session_kick(struct session *se, enum stream_error why)
+{
+    struct sm *s = se->account->sm;
+    struct envelope *k = env_new(ENV_KICK, NULL);
+    k->to = se->at;
+    k->session = se->id;
+    k->code = why;
+    s->send(s->send_arg, &k);
+}
+
+/* RFC 6120 7.7.2.2: the resource is taken. False: this bind is refused; *full may be replaced. */
+static bool bind_conflict(struct account *a, struct session *old, const struct jid **full, struct arena *ar)
+{
+    switch (a->sm->config->c2s.conflict) {
+    case CONFLICT_REJECT:
+        return false;
+    case CONFLICT_RENAME: {
+        char token[16];
+        random_token(token, 6);
+        *full = jid_with_resource(ar, a->jid, arena_printf(ar, "%.1000s-%s", jid_resource(*full), token));
+        return *full != NULL;
+    }
+    case CONFLICT_REPLACE:
+        break;
+    }
+    session_kick(old, STREAM_CONFLICT);
+    session_end(&old);
+    return true;
+}
+
+static void handle_bind(struct account *a, struct envelope *e)
+{
+    struct sm *s = a->sm;
+    const struct jid *full = e->jid;
+    if (a->missing) {
+        bound_answer(s, e, NULL, 1 + SE_NOT_ALLOWED);
+        return;
+    }
+    if (jid_is_bare(full)) {
+        char token[32];
+        random_token(token, 12);
+        full = jid_with_resource(e->arena, a->jid, token);
+    }
+    struct session *old = account_session(a, full);
+    if (old && !bind_conflict(a, old, &full, e->arena)) {
+        bound_answer(s, e, NULL, 1 + SE_CONFLICT);
+        return;
+    }
+    if (a->session_count >= s->config->c2s.max_sessions_per_account) {
+        bound_answer(s, e, NULL, 1 + SE_RESOURCE_CONSTRAINT);
+        return;
+    }
+    struct session *se = session_new(a, e->session, e->from, full);
+    bound_answer(s, e, full, 0);
+    for (const struct module *const *m = s->modules; *m; m++)
+        if ((*m)->session_open)
+            (*m)->session_open(se);
+}
+
+/* ---- resumption ---- */
+
+static void resumed_answer(struct sm *s, const struct envelope *q, enum err code, uint64_t id)
+{
+    struct envelope *r = env_new(ENV_RESUMED, NULL);
+    r->to = q->from;
+    r->session = q->session;
+    r->code = code;
+    r->id = id;
+    s->send(s->send_arg, &r);
+}
+
+struct resume_wait {
+    struct account *account;
+    struct envelope *e;
+};
+
+static void on_session_record(void *arg, enum err err, const struct session_record *r)
+{
+    struct resume_wait *w = arg;
+    struct account *a = w->account;
+    size_t n = a->jid->bare_len;
+    bool own = err == OK && !strncmp(r->jid, a->jid->s, n) && r->jid[n] == '/';
+    resumed_answer(a->sm, w->e, ERR_NOT_FOUND, own ? r->in_seq : UINT64_MAX);
+    env_free(&w->e);
+    account_unpin(a);
+    free(w);
+}
+
+/* XEP-0198 section 5; only a session of this very account is found (THREATS 17). */
+static void handle_resume(struct account *a, struct envelope **ep)
+{
+    struct envelope *e = *ep;
+    CHECK(e->bytes && e->bytes->len == 32, "token hash");
+    list_for_each(l, &a->sessions)
+    {
+        struct session *se = container_of(l, struct session, link);
+        if (!se->resumable || !equal_const_time(se->token_hash, e->bytes->data, 32))
+            continue;
+        se->at = e->from;
+        resumed_answer(a->sm, e, OK, se->id);
+        return;
+    }
+    struct resume_wait *w = xmalloc(sizeof *w);
+    *w = (struct resume_wait){a, e};
+    *ep = NULL;
+    account_pin(a);
+    store_session_find(a->sm->store, (const uint8_t *)e->bytes->data, on_session_record, w);
+}
+
+static void handle_sm_on(struct account *a, struct session *se, const struct envelope *e)
+{
+    if (!e->bytes)
+        return;
+    se->resumable = true;
+    memcpy(se->token_hash, e->bytes->data, 32);
+    struct session_record r = {
+        .session = se->id,
+        .jid = se->jid->s,
+        .expires_unix = loop_unix_us(a->sm->loop) / 1000000 + 86400 + e->id,
+    };
+    memcpy(r.token_hash, se->token_hash, 32);
+    store_session_put(a->sm->store, &r, sm_ignore, NULL);
+}
+
+/* ---- stanzas ---- */
+
+void envelope_committed(struct sm *s, const struct envelope *e)
+{
+    if (!e->session || !e->seq)
+        return;
+    struct envelope *r = env_new(ENV_COMMITTED, NULL);
+    r->to = e->from;
+    r->session = e->session;
+    r->seq = e->seq;
+    s->send(s->send_arg, &r);
+}
+
+void envelope_bounce(struct sm *s, struct envelope *e, enum stanza_error err, const char *text)
+{
+    struct stanza *q = env_stanza(e);
+    struct stanza *r = q ? stanza_error(q, err, text) : NULL;
+    if (r && r->to)
+        sm_route(s, &r);
+    stanza_free(&r);
+}
+
+void sm_unavailable(struct sm *s, struct envelope **ep)
+{
+    struct envelope *e = *ep;
+    switch (e->kind) {
+    case ENV_BIND:
+        bound_answer(s, e, NULL, 1 + SE_RESOURCE_CONSTRAINT);
+        break;
+    case ENV_RESUME:
+        resumed_answer(s, e, ERR_BUSY, UINT64_MAX);
+        break;
+    case ENV_ROUTE:
+    case ENV_SELF:
+        envelope_bounce(s, e, SE_RESOURCE_CONSTRAINT, "storage is not available");
+        envelope_committed(s, e);
+        break;
+    case ENV_CALL:
+        e->call(e->call_arg, NULL);
+        break;
+    default:
+        break;
+    }
+    env_free(ep);
+}
+
+static void iq_for_session(struct account *a, struct envelope *e)
+{
+    struct session *se = a->missing ? NULL : account_session(a, e->target);
+    bool request = e->stanza_type == IQ_GET || e->stanza_type == IQ_SET;
+    if (se && !account_blocks(a, e->sender))
+        session_deliver(se, env_bytes(e), 0);
+    else if (request)
+        envelope_bounce(a->sm, e, SE_SERVICE_UNAVAILABLE, NULL);
+}
+
+/* iq get and set for the account itself, or for the server from one of its sessions. True: answered later. */
+static bool iq_for_account(struct account *a, struct envelope *e, struct session *se, unsigned to)
+{
+    if (e->stanza_type != IQ_GET && e->stanza_type != IQ_SET)
+        return false; /* answers to our own pings and pushes need nothing */
+    if (a->missing || (to == TO_ACCOUNT && account_blocks(a, e->sender))) {
+        envelope_bounce(a->sm, e, SE_SERVICE_UNAVAILABLE, NULL);
+        return false;
+    }
+    struct hook_ctx cx = {.sm = a->sm, .account = a, .session = se, .to = to, .at = e->from, .session_id = e->session, .seq = e->seq};
+    cx.stanza = env_take_stanza(e);
+    cx.payload = cx.stanza ? stanza_payload(cx.stanza) : NULL;
+    if (!cx.payload) {
+        stanza_free(&cx.stanza);
+        return false;
+    }
+    return hooks_iq(&cx) == WAIT;
+}
+
+static void presence_for(struct account *a, struct envelope *e, struct session *se)
+{
+    struct hook_ctx cx = {.sm = a->sm, .account = a, .session = se};
+    cx.stanza = env_take_stanza(e);
+    if (cx.stanza)
+        hooks_presence(&cx);
+}
+
+static void handle_route(struct account *a, struct envelope **ep)
+{
+    struct envelope *e = *ep;
+    bool later = false;
+    switch (e->stanza_kind) {
+    case STANZA_MESSAGE:
+        mailbox_receive(a, ep);
+        return;
+    case STANZA_PRESENCE:
+        presence_for(a, e, NULL);
+        break;
+    case STANZA_IQ:
+        if (e->target && !jid_is_bare(e->target))
+            iq_for_session(a, e);
+        else
+            later = iq_for_account(a, e, NULL, TO_ACCOUNT);
+        break;
+    }
+    if (!later)
+        envelope_committed(a->sm, e);
+}
+
+static void handle_self(struct account *a, struct envelope **ep)
+{
+    struct envelope *e = *ep;
+    struct session *se = sm_session(a->sm, e->session);
+    bool later = false;
+    switch (e->stanza_kind) {
+    case STANZA_MESSAGE:
+        mailbox_sent(a, se, ep);
+        return;
+    case STANZA_PRESENCE:
+        if (se)
+            presence_for(a, e, se);
+        break;
+    case STANZA_IQ:
+        if (se)
+            later = iq_for_account(a, e, se, e->target && sm_is_server(a->sm, e->target) ? TO_SERVER : TO_SELF);
+        break;
+    }
+    if (!later)
+        envelope_committed(a->sm, e);
+}
+
+void sm_account_envelope(struct account *a, struct envelope **ep)
+{
+    struct envelope *e = *ep;
+    struct session *se = e->session ? sm_session(a->sm, e->session) : NULL;
+    if (se && se->account != a)
+        se = NULL;
+    account_pin(a);
+    switch (e->kind) {
+    case ENV_BIND:
+        handle_bind(a, e);
+        break;
+    case ENV_RESUME:
+        handle_resume(a, ep);
+        break;
+    case ENV_ROUTE:
+        handle_route(a, ep);
+        break;
+    case ENV_SELF:
+        handle_self(a, ep);
+        break;
+    case ENV_SM_ON:
+        if (se)
+            handle_sm_on(a, se, e);
+        break;
+    case ENV_ACKED:
+        if (se)
+            mailbox_acked(se, e->id);
+        break;
+    case ENV_CLOSE:
+        if (se)
+            session_end(&se);
+        break;
+    case ENV_CALL:
+        e->call(e->call_arg, a->missing ? NULL : a);
+        break;
+    default:
+        CHECK(false, "envelope %s for sm", env_kind_name(e->kind));
+    }
+    env_free(ep);
+    account_unpin(a);
+}
+
+void sm_handle(struct sm *s, struct envelope **ep)
+{
+    if ((*ep)->kind == ENV_AUTH) {
+        handle_auth(s, ep);
+        return;
+    }
+    struct account *a = account_get(s, (*ep)->jid);
+    if (a->loaded)
+        sm_account_envelope(a, ep);
+    else
+        account_wait(a, ep);
+}
+
+void sm_route(struct sm *s, struct stanza **st)
+{
+    CHECK((*st)->to && (*st)->from, "a stanza of ours has both ends");
+    const struct jid *to = (*st)->to;
+    if (sm_is_server(s, to)) {
+        stanza_free(st); /* an answer to what the server itself sent */
+        return;
+    }
+    if (!sm_is_local(s, to)) {
+        struct stanza *r = stanza_error(*st, SE_REMOTE_SERVER_NOT_FOUND, NULL);
+        stanza_free(st);
+        if (r && sm_is_local(s, r->to) && r->to->local_len)
+            sm_route(s, &r);
+        stanza_free(&r);
+        return;
+    }
+    struct envelope *e = env_stanza_new(ENV_ROUTE, to, st);
+    s->send(s->send_arg, &e);
+}
+
+void session_deliver(struct session *se, struct bytes *b, uint64_t id)
+{
+    mailbox_pass(se, b, id);
+}
+
+void session_send(struct session *se, struct stanza **st)
+{
+    struct bytes *b = stanza_bytes(*st);
+    stanza_free(st);
+    session_deliver(se, b, 0);
+    bytes_unref(&b);
+}
+
+void account_removed(struct account *a)
+{
+    list_for_each_safe(l, &a->sessions)
+    {
+        struct session *se = container_of(l, struct session, link);
+        session_kick(se, STREAM_NOT_AUTHORIZED);
+        session_end(&se);
+    }
+    a->missing = true;
+}

@@ -1,0 +1,130 @@
+/* A client's stream. Private to session/: c2s.c (stream and states), c2s_auth.c, c2s_stanza.c, c2s_sm.c (XEP-0198). */
+#ifndef ROOKERY_C2S_H
+#define ROOKERY_C2S_H
+
+#include "edge.h"
+#include "log.h"
+#include "metrics.h"
+#include "sasl.h"
+
+#define NS_TLS "urn:ietf:params:xml:ns:xmpp-tls"
+#define NS_SASL "urn:ietf:params:xml:ns:xmpp-sasl"
+#define NS_BIND "urn:ietf:params:xml:ns:xmpp-bind"
+#define NS_SESSION "urn:ietf:params:xml:ns:xmpp-session"
+#define NS_SM "urn:xmpp:sm:3"
+
+enum c2s_state {
+    C2S_DETECT,   /* nothing received yet */
+    C2S_PLAIN,    /* open, not encrypted: STARTTLS is offered */
+    C2S_TLS,      /* handshake */
+    C2S_SASL,     /* may authenticate */
+    C2S_AUTHED,   /* authenticated: bind or resume */
+    C2S_BOUND,
+    C2S_DETACHED, /* bound, no socket: waits for resumption */
+    C2S_DEAD,     /* freed at the end of the turn */
+};
+
+/* A stanza sent to the client and not acknowledged. */
+struct out_item {
+    struct bytes *bytes;
+    uint64_t id; /* archive id, 0: none */
+};
+
+/* What a session is, apart from its socket: a value that moves to the stream that resumes it. */
+struct c2s_session {
+    uint64_t id;
+    const struct jid *jid; /* full; malloc */
+    /* received: stanza seq = base + position; handled is the prefix that every home has committed */
+    uint64_t received, handled;
+    uint8_t *need;         /* COMMITTED still missing for stanza handled + 1 + i; ring of cap, first at off */
+    uint32_t need_off, need_cap;
+    struct bytes *blocked; /* XEP-0191: JIDs, one a line; NULL: none */
+    /* XEP-0198 */
+    bool sm, resumable;
+    uint64_t sm_base;      /* received when <enable/> came: h = handled - sm_base */
+    uint32_t sent, acked;  /* stanzas sent to and acknowledged by the client, mod 2^32 */
+    struct out_item *queue;
+    uint32_t queue_off, queue_count, queue_cap;
+    uint32_t queue_bytes;
+    bool asked;            /* an <r/> is out */
+    uint32_t resume_s;
+    uint64_t answer_at;    /* the client's <r/> came after this many stanzas; 0: none is waiting */
+    uint64_t sent_id;      /* without SM: last archive id handed to the connection */
+};
+
+struct c2s {
+    struct hash_node node; /* edge->streams by session.id */
+    struct edge *edge;
+    struct log log;
+    struct conn *conn;
+    struct xml_stream *xml;
+    enum c2s_state state;
+    enum listen_mode mode;
+    bool header_sent, waiting, paused, counted, pinged, peer_closed;
+    bool ready;            /* features of the present stream are out: elements may come */
+    const char *host;      /* the stream's host, malloc; fixed by the first header */
+    struct timer deadline; /* of the state; bound: silence; detached: resumption */
+    struct timer total;    /* of everything before authentication */
+    struct timer ask;      /* ask for an acknowledgement */
+    struct task task;      /* end of turn */
+    uint16_t move_to;
+    bool moving;
+    uint64_t last_in_ms;
+    struct list held;      /* elements that came while waiting: struct held */
+    struct sasl *sasl;
+    unsigned attempts, offered;
+    struct c2s_session session;
+    bool resuming;         /* the session has moved here, <resumed/> waits for commits */
+    uint32_t resume_h;
+    char *resume_token;
+    const struct jid *user; /* authenticated bare JID; malloc */
+};
+
+struct c2s *edge_stream(const struct edge *e, uint64_t id);
+
+/* c2s.c */
+void c2s_write(struct c2s *c, const struct xml *x);
+void c2s_write_text(struct c2s *c, const char *text);
+void c2s_stream_error(struct c2s *c, enum stream_error e, const char *text);
+/* With an application-specific condition, canonical XML. */
+void c2s_stream_error_with(struct c2s *c, enum stream_error e, const char *text, const char *extra);
+void c2s_end(struct c2s *c);      /* closes politely; the session is over */
+void c2s_lost(struct c2s *c, const char *why); /* the connection is gone: detach if it may be resumed, else end */
+void c2s_restart(struct c2s *c);  /* a new stream header is expected */
+void c2s_wait(struct c2s *c);     /* holds elements and pauses reading */
+void c2s_go_on(struct c2s *c);    /* the wait is over: runs held elements */
+void c2s_deadline(struct c2s *c, uint32_t ms);
+void c2s_alive(struct c2s *c);    /* starts the silence timer of a bound stream */
+void c2s_send(struct c2s *c, struct envelope **e);
+void c2s_later(struct c2s *c);
+
+/* c2s_auth.c; all take the element's tree, borrowed */
+void c2s_features(struct c2s *c);
+void c2s_starttls(struct c2s *c, const struct xml *x);
+void c2s_sasl_auth(struct c2s *c, const struct xml *x);
+void c2s_sasl_response(struct c2s *c, const struct xml *x);
+void c2s_sasl_abort(struct c2s *c, const struct xml *x);
+void c2s_keys(struct c2s *c, const struct envelope *e);
+bool c2s_address_allowed(const struct c2s *c, const struct jid *user);
+
+/* c2s_stanza.c */
+void c2s_bind(struct c2s *c, struct stanza *iq);
+void c2s_bound(struct c2s *c, const struct envelope *e);
+void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x);
+void c2s_committed(struct c2s *c, uint64_t seq);
+void c2s_deliver(struct c2s *c, struct envelope *e);
+void c2s_drained(struct c2s *c);
+void c2s_reply(struct c2s *c, struct stanza **s); /* to this client, counted like any stanza */
+
+/* c2s_sm.c */
+void session_clear(struct c2s_session *s);
+void c2s_sm_enable(struct c2s *c, const struct xml *x);
+void c2s_sm_resume(struct c2s *c, const struct xml *x);
+void c2s_sm_request(struct c2s *c, const struct xml *x);
+void c2s_sm_ack(struct c2s *c, const struct xml *x);
+void c2s_sm_push(struct c2s *c, struct bytes *b, uint64_t id);
+void c2s_resumed(struct c2s *c, const struct envelope *e);
+void c2s_sm_handled(struct c2s *c); /* the handled prefix grew */
+void c2s_sm_detach(struct c2s *c);
+
+#endif

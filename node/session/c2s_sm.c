@@ -1,0 +1,319 @@
+/* XEP-0198: acknowledgements and resumption. Handled means committed (DESIGN section 4.1). */
+#include "c2s.h"
+
+#include <openssl/sha.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ASK_MS = 250 }; /* an acknowledgement is asked for this long after the first stanza that waits for one */
+
+static struct out_item *item(struct c2s_session *s, uint32_t i)
+{
+    return &s->queue[(s->queue_off + i) % s->queue_cap];
+}
+
+void session_clear(struct c2s_session *s)
+{
+    for (uint32_t i = 0; i < s->queue_count; i++)
+        bytes_unref(&item(s, i)->bytes);
+    free(s->queue);
+    free(s->need);
+    bytes_unref(&s->blocked);
+    jid_free(&s->jid);
+    *s = (struct c2s_session){.id = s->id};
+}
+
+static uint32_t handled_h(const struct c2s_session *s)
+{
+    return s->handled > s->sm_base ? (uint32_t)(s->handled - s->sm_base) : 0;
+}
+
+static void send_failed(struct c2s *c, const char *condition, uint64_t h)
+{
+    char text[256], number[40] = "";
+    if (h != UINT64_MAX)
+        snprintf(number, sizeof number, " h='%u'", (uint32_t)h);
+    snprintf(text, sizeof text, "<failed xmlns='" NS_SM "'%s><%s xmlns='" NS_STANZAS "'/></failed>", number, condition);
+    c2s_write_text(c, text);
+}
+
+static struct bytes *token_hash(const char *token)
+{
+    struct bytes *b = bytes_new(NULL, SHA256_DIGEST_LENGTH);
+    SHA256((const unsigned char *)token, strlen(token), (unsigned char *)b->data);
+    return b;
+}
+
+void c2s_sm_enable(struct c2s *c, const struct xml *x)
+{
+    struct c2s_session *s = &c->session;
+    if (c->state != C2S_BOUND || s->sm) {
+        send_failed(c, "unexpected-request", UINT64_MAX);
+        return;
+    }
+    const char *resume = xml_get(x, "resume"), *max = xml_get(x, "max");
+    uint32_t limit = c->edge->config->sm.max_resume_s;
+    s->sm = true;
+    s->sm_base = s->received;
+    s->sent = s->acked = 0;
+    s->resumable = limit && resume && (!strcmp(resume, "true") || !strcmp(resume, "1"));
+    s->resume_s = limit;
+    if (max && strspn(max, "0123456789") == strlen(max) && *max && strtoul(max, NULL, 10) < limit)
+        s->resume_s = (uint32_t)strtoul(max, NULL, 10);
+    struct envelope *e = env_new(ENV_SM_ON, s->jid);
+    char token[32], text[160];
+    if (s->resumable) {
+        random_token(token, 16);
+        e->bytes = token_hash(token);
+        e->id = s->resume_s;
+        snprintf(text, sizeof text, "<enabled xmlns='" NS_SM "' id='%s' resume='true' max='%u'/>", token, s->resume_s);
+    } else {
+        snprintf(text, sizeof text, "<enabled xmlns='" NS_SM "'/>");
+    }
+    c2s_send(c, &e);
+    c2s_write_text(c, text);
+}
+
+static void send_ack(struct c2s *c)
+{
+    char text[64];
+    snprintf(text, sizeof text, "<a xmlns='" NS_SM "' h='%u'/>", handled_h(&c->session));
+    c2s_write_text(c, text);
+}
+
+/* An <r/> is answered when what came before it is committed, so that the client need not ask twice. */
+void c2s_sm_request(struct c2s *c, const struct xml *x)
+{
+    (void)x;
+    if (!c->session.sm)
+        return;
+    if (c->session.handled == c->session.received)
+        send_ack(c);
+    else
+        c->session.answer_at = c->session.received;
+}
+
+static void resume_finish(struct c2s *c);
+
+void c2s_sm_handled(struct c2s *c)
+{
+    struct c2s_session *s = &c->session;
+    if (s->answer_at && s->handled >= s->answer_at && c->conn) {
+        s->answer_at = 0;
+        send_ack(c);
+    }
+    if (c->resuming)
+        resume_finish(c);
+}
+
+static bool parse_h(const struct xml *x, uint32_t *h)
+{
+    const char *t = xml_get(x, "h");
+    if (!t || !*t || strlen(t) > 10 || strspn(t, "0123456789") != strlen(t))
+        return false;
+    unsigned long v = strtoul(t, NULL, 10);
+    *h = (uint32_t)v;
+    return v <= UINT32_MAX;
+}
+
+/* Takes n acknowledged stanzas off the queue and tells the home. */
+static void acknowledge(struct c2s *c, uint32_t n)
+{
+    struct c2s_session *s = &c->session;
+    uint64_t last = 0;
+    for (; n; n--) {
+        struct out_item *it = item(s, 0);
+        if (it->id)
+            last = it->id;
+        s->queue_bytes -= it->bytes->len;
+        bytes_unref(&it->bytes);
+        s->queue_off = (s->queue_off + 1) % s->queue_cap;
+        s->queue_count--;
+        s->acked++;
+    }
+    if (!s->queue_count) {
+        free(s->queue);
+        s->queue = NULL;
+        s->queue_off = s->queue_cap = 0;
+    }
+    if (last) {
+        struct envelope *e = env_new(ENV_ACKED, s->jid);
+        e->id = last;
+        c2s_send(c, &e);
+    }
+}
+
+static void too_high(struct c2s *c, uint32_t h)
+{
+    char extra[160];
+    snprintf(extra, sizeof extra, "<handled-count-too-high xmlns='" NS_SM "' h='%u' send-count='%u'/>", h, c->session.sent);
+    c2s_stream_error_with(c, STREAM_UNDEFINED_CONDITION, "you acknowledged more stanzas than were sent", extra);
+}
+
+static void on_ask(void *arg)
+{
+    struct c2s *c = arg;
+    if (c->state != C2S_BOUND || !c->conn || !c->session.queue_count || c->session.asked)
+        return;
+    c->session.asked = true;
+    c2s_write_text(c, "<r xmlns='" NS_SM "'/>");
+}
+
+/* Asks at once when many wait, else in a moment. */
+static void ask(struct c2s *c)
+{
+    if (c->session.asked || !c->session.queue_count || !c->conn)
+        return;
+    if (c->session.queue_count >= c->edge->config->sm.ack_every)
+        on_ask(c);
+    else if (!timer_running(&c->ask))
+        timer_start(c->edge->loop, &c->ask, ASK_MS, on_ask, c);
+}
+
+void c2s_sm_ack(struct c2s *c, const struct xml *x)
+{
+    struct c2s_session *s = &c->session;
+    uint32_t h;
+    if (!s->sm)
+        return;
+    if (!parse_h(x, &h)) {
+        c2s_stream_error(c, STREAM_BAD_FORMAT, "<a/> without a count");
+        return;
+    }
+    uint32_t n = h - s->acked;
+    if (n > s->queue_count) {
+        if ((int32_t)n < 0)
+            return; /* an old acknowledgement */
+        too_high(c, h);
+        return;
+    }
+    s->asked = false;
+    acknowledge(c, n);
+    ask(c);
+}
+
+void c2s_sm_push(struct c2s *c, struct bytes *b, uint64_t id)
+{
+    struct c2s_session *s = &c->session;
+    const struct config *cf = c->edge->config;
+    if (s->queue_count == s->queue_cap) {
+        uint32_t cap = s->queue_cap ? s->queue_cap * 2 : 8;
+        struct out_item *q = xmalloc(cap * sizeof *q);
+        for (uint32_t i = 0; i < s->queue_count; i++)
+            q[i] = *item(s, i);
+        free(s->queue);
+        s->queue = q;
+        s->queue_off = 0;
+        s->queue_cap = cap;
+    }
+    *item(s, s->queue_count++) = (struct out_item){bytes_ref(b), id};
+    s->queue_bytes += b->len;
+    s->sent++;
+    if (s->queue_count > cf->sm.max_unacked || s->queue_bytes > cf->sm.max_unacked_bytes) {
+        /* What is kept stays with the home and reaches the next session; nothing is lost by giving up this one. */
+        c2s_stream_error(c, STREAM_RESOURCE_CONSTRAINT, "too many stanzas without acknowledgement");
+        return;
+    }
+    ask(c);
+}
+
+/* ---- resumption ---- */
+
+static void on_resume_timeout(void *arg)
+{
+    struct c2s *c = arg;
+    log_info(&c->log, "resumption-timeout", "jid", c->session.jid->s);
+    c2s_end(c);
+}
+
+void c2s_sm_detach(struct c2s *c)
+{
+    c->state = C2S_DETACHED;
+    c->session.asked = false;
+    c->waiting = false;
+    metric_add(M_SESSIONS_DETACHED, 1);
+    timer_stop(c->edge->loop, &c->ask);
+    xml_stream_free(&c->xml);
+    timer_start(c->edge->loop, &c->deadline, c->session.resume_s * 1000u, on_resume_timeout, c);
+}
+
+void c2s_sm_resume(struct c2s *c, const struct xml *x)
+{
+    const char *token = xml_get(x, "previd");
+    if (!token || !parse_h(x, &c->resume_h)) {
+        send_failed(c, "bad-request", UINT64_MAX);
+        return;
+    }
+    free(c->resume_token);
+    c->resume_token = xstrndup(token, strnlen(token, 128));
+    struct envelope *e = env_new(ENV_RESUME, c->user);
+    e->bytes = token_hash(token);
+    c2s_wait(c);
+    c2s_send(c, &e);
+}
+
+void c2s_resumed(struct c2s *c, const struct envelope *e)
+{
+    if (c->state != C2S_AUTHED || !c->resume_token)
+        return;
+    struct c2s *old = e->code == OK ? edge_stream(c->edge, e->id) : NULL;
+    if (!old || old == c || (old->state != C2S_BOUND && old->state != C2S_DETACHED)) {
+        if (e->code == OK || e->code == ERR_NOT_FOUND)
+            send_failed(c, "item-not-found", e->code == OK ? UINT64_MAX : e->id);
+        else
+            send_failed(c, "internal-server-error", UINT64_MAX);
+        free(c->resume_token);
+        c->resume_token = NULL;
+        c2s_go_on(c);
+        return;
+    }
+    /* The old stream is stopped; the session, a value, moves here. */
+    uint64_t spare = c->session.id;
+    hash_remove(&c->edge->streams, &c->node);
+    hash_remove(&c->edge->streams, &old->node);
+    if (old->state == C2S_DETACHED)
+        metric_add(M_SESSIONS_DETACHED, -1);
+    c->session = old->session;
+    c->session.asked = false;
+    c->session.answer_at = 0;
+    c->log.id = c->session.id;
+    old->session = (struct c2s_session){.id = spare};
+    old->state = C2S_AUTHED; /* no CLOSE: the session lives on */
+    hash_insert(&c->edge->streams, &c->node, c->session.id);
+    hash_insert(&c->edge->streams, &old->node, spare);
+    c2s_stream_error(old, STREAM_CONFLICT, "resumed elsewhere");
+    c->state = C2S_BOUND;
+    c->resuming = true;
+    resume_finish(c);
+}
+
+/* Answers only when all that was received has been committed: then h is exact and nothing is sent twice. */
+static void resume_finish(struct c2s *c)
+{
+    struct c2s_session *s = &c->session;
+    if (s->handled != s->received)
+        return;
+    c->resuming = false;
+    uint32_t n = c->resume_h - s->acked;
+    if (n > s->queue_count) {
+        too_high(c, c->resume_h);
+        return;
+    }
+    struct buf b = {0};
+    buf_printf(&b, "<resumed xmlns='%s' previd='", NS_SM);
+    xml_escape(&b, c->resume_token, strlen(c->resume_token), true);
+    buf_printf(&b, "' h='%u'/>", handled_h(s));
+    c2s_write_text(c, buf_cstr(&b));
+    buf_free(&b);
+    free(c->resume_token);
+    c->resume_token = NULL;
+    acknowledge(c, n);
+    for (uint32_t i = 0; i < s->queue_count; i++)
+        conn_write_bytes(c->conn, item(s, i)->bytes);
+    metric_add(M_RESUMED_TOTAL, 1);
+    log_info(&c->log, "resumed", "jid", s->jid->s, "peer", conn_peer(c->conn));
+    c2s_alive(c);
+    ask(c);
+    c2s_go_on(c);
+}

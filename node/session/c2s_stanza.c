@@ -1,0 +1,332 @@
+/* Stanzas of a bound stream: checked, stamped, counted, sent to their homes; and what comes back. */
+#include "c2s.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- binding (RFC 6120 section 7) ---- */
+
+void c2s_bind(struct c2s *c, struct stanza *iq)
+{
+    const struct xml *bind = stanza_payload(iq);
+    const char *wanted = xml_find_text(iq->arena, bind, "resource", NS_BIND);
+    const char *resource = wanted && *wanted ? jid_prep_resource(iq->arena, wanted, strlen(wanted)) : NULL;
+    if (wanted && *wanted && !resource) {
+        struct stanza *r = stanza_error(iq, SE_BAD_REQUEST, "not a resource");
+        c2s_write(c, r->x);
+        stanza_free(&r);
+        return;
+    }
+    struct arena *a = arena_new();
+    const struct jid *full = resource ? jid_with_resource(a, c->user, resource) : c->user;
+    struct envelope *e = env_new(ENV_BIND, full);
+    arena_free(&a);
+    free(c->resume_token); /* reused: the id of the iq to answer */
+    c->resume_token = xstrdup(iq->id);
+    c2s_wait(c);
+    c2s_send(c, &e);
+}
+
+void c2s_bound(struct c2s *c, const struct envelope *e)
+{
+    if (c->state != C2S_AUTHED || !c->resume_token)
+        return;
+    struct stanza *iq = stanza_new(STANZA_IQ, IQ_RESULT, NULL, NULL, c->resume_token);
+    free(c->resume_token);
+    c->resume_token = NULL;
+    if (e->code) {
+        struct stanza *q = stanza_new(STANZA_IQ, IQ_SET, NULL, NULL, iq->id);
+        struct stanza *r = stanza_error(q, (enum stanza_error)(e->code - 1), NULL);
+        c2s_write(c, r->x);
+        stanza_free(&q);
+        stanza_free(&r);
+    } else {
+        struct xml *b = xml_add(iq->arena, iq->x, "bind", NS_BIND);
+        xml_add_leaf(iq->arena, b, "jid", NULL, e->jid->s);
+        c2s_write(c, iq->x);
+        c->session.jid = jid_dup(NULL, e->jid);
+        c->state = C2S_BOUND;
+        log_info(&c->log, "bound", "jid", c->session.jid->s);
+        c2s_alive(c);
+    }
+    stanza_free(&iq);
+    c2s_go_on(c);
+}
+
+/* ---- the window of stanzas that are not committed ---- */
+
+/* Counts a received stanza that needs so many COMMITTED. */
+static uint64_t window_push(struct c2s *c, uint8_t need)
+{
+    struct c2s_session *s = &c->session;
+    uint32_t count = (uint32_t)(s->received - s->handled);
+    if (count == s->need_cap) {
+        uint32_t cap = s->need_cap ? s->need_cap * 2 : 16;
+        uint8_t *n = xmalloc(cap);
+        for (uint32_t i = 0; i < count; i++)
+            n[i] = s->need[(s->need_off + i) % s->need_cap];
+        free(s->need);
+        s->need = n;
+        s->need_off = 0;
+        s->need_cap = cap;
+    }
+    s->need[(s->need_off + count) % s->need_cap] = need;
+    s->received++;
+    if (count + 1 >= c->edge->config->c2s.max_pending_stanzas && !c->paused && c->conn) {
+        c->paused = true;
+        conn_pause(c->conn);
+    }
+    return s->received;
+}
+
+static void window_slide(struct c2s *c)
+{
+    struct c2s_session *s = &c->session;
+    uint64_t before = s->handled;
+    while (s->handled < s->received && !s->need[s->need_off]) {
+        s->handled++;
+        s->need_off = (s->need_off + 1) % s->need_cap;
+    }
+    if (s->handled == before)
+        return;
+    if (c->paused && s->received - s->handled <= c->edge->config->c2s.max_pending_stanzas / 2) {
+        c->paused = false;
+        if (c->conn && !c->waiting)
+            conn_resume(c->conn);
+    }
+    c2s_sm_handled(c);
+}
+
+void c2s_committed(struct c2s *c, uint64_t seq)
+{
+    struct c2s_session *s = &c->session;
+    if (seq <= s->handled || seq > s->received)
+        return;
+    uint8_t *need = &s->need[(s->need_off + (uint32_t)(seq - s->handled - 1)) % s->need_cap];
+    if (*need && !--*need)
+        window_slide(c);
+}
+
+/* ---- what a client may not say ---- */
+
+/* RFC 6120 8.1.2.1: our JID or none; then it is the full JID. False: the stream is closed. */
+static bool stamp_from(struct c2s *c, struct stanza *s, const char *raw_from)
+{
+    if (raw_from && (!s->from || !(jid_is_bare(s->from) ? jid_eq_bare(s->from, c->session.jid) : jid_eq(s->from, c->session.jid)))) {
+        c2s_stream_error(c, STREAM_INVALID_FROM, NULL);
+        return false;
+    }
+    stanza_set_from(s, c->session.jid);
+    return true;
+}
+
+static bool claims_us(const struct c2s *c, struct arena *a, const char *jid)
+{
+    const struct jid *j = jid ? jid_parse(a, jid, strlen(jid)) : NULL;
+    for (size_t i = 0; j && i < c->edge->config->host_count; i++)
+        if (jid_domain_is(j, c->edge->config->hosts[i].domain))
+            return true;
+    return false;
+}
+
+/* Elements that only a server or an archive may add (THREATS 23): every copy of them goes. */
+static void strip_forged(const struct c2s *c, struct stanza *s)
+{
+    struct xml *next;
+    for (struct xml *x = xml_find(s->x, NULL, NULL); x; x = next) {
+        next = xml_find_next(x, NULL, NULL);
+        if (xml_is(x, "received", "urn:xmpp:carbons:2") || xml_is(x, "sent", "urn:xmpp:carbons:2") ||
+            xml_is(x, "result", "urn:xmpp:mam:2") ||
+            (xml_is(x, "stanza-id", "urn:xmpp:sid:0") && claims_us(c, s->arena, xml_get(x, "by"))) ||
+            (xml_is(x, "delay", "urn:xmpp:delay") && claims_us(c, s->arena, xml_get(x, "from"))))
+            xml_remove(s->x, x);
+    }
+}
+
+static bool line_in(const char *list, const char *s, size_t n)
+{
+    for (const char *p = list; p && *p;) {
+        const char *end = strchrnul(p, '\n');
+        if ((size_t)(end - p) == n && !memcmp(p, s, n))
+            return true;
+        p = *end ? end + 1 : NULL;
+    }
+    return false;
+}
+
+/* XEP-0191 3.1: full JID, bare JID, domain/resource, domain. */
+static bool blocked(const struct c2s *c, const struct jid *to)
+{
+    if (!c->session.blocked)
+        return false;
+    const char *list = c->session.blocked->data, *domain = jid_domain(to);
+    return line_in(list, to->s, strlen(to->s)) || line_in(list, to->s, to->bare_len) ||
+           line_in(list, domain, strlen(domain)) || line_in(list, domain, to->domain_len);
+}
+
+/* Pushes that a client would take for its own server's (THREATS 22). */
+static bool forged_push(const struct stanza *s)
+{
+    static const char *const pushes[] = {"jabber:iq:roster", "urn:xmpp:blocking"};
+    const struct xml *p = s->kind == STANZA_IQ && s->type == IQ_SET ? stanza_payload(s) : NULL;
+    for (size_t i = 0; p && i < sizeof pushes / sizeof *pushes; i++)
+        if (!strcmp(p->ns, pushes[i]))
+            return true;
+    return false;
+}
+
+/* ---- where it goes ---- */
+
+enum { TO_OWN_HOME = 1, TO_ITS_HOME = 2 };
+
+static bool is_host(const struct c2s *c, const struct jid *j)
+{
+    if (j->local_len)
+        return false;
+    for (size_t i = 0; i < c->edge->config->host_count; i++)
+        if (jid_domain_is(j, c->edge->config->hosts[i].domain))
+            return true;
+    return false;
+}
+
+static unsigned ways(const struct c2s *c, const struct stanza *s)
+{
+    bool own = !s->to || (jid_is_bare(s->to) && jid_eq_bare(s->to, c->session.jid));
+    switch (s->kind) {
+    case STANZA_IQ:
+        return own || is_host(c, s->to) ? TO_OWN_HOME : TO_ITS_HOME;
+    case STANZA_PRESENCE:
+        if (!s->to || (s->type != PRESENCE_AVAILABLE && s->type != PRESENCE_UNAVAILABLE && s->type != PRESENCE_ERROR))
+            return TO_OWN_HOME; /* broadcast and subscriptions are the home's business */
+        return s->type == PRESENCE_ERROR ? TO_ITS_HOME : TO_OWN_HOME | TO_ITS_HOME;
+    case STANZA_MESSAGE:
+        if (own || jid_eq_bare(s->to, c->session.jid) || (s->type != MESSAGE_CHAT && s->type != MESSAGE_NORMAL))
+            return TO_ITS_HOME;
+        return TO_OWN_HOME | TO_ITS_HOME;
+    }
+    return 0;
+}
+
+static void count_in(const struct stanza *s)
+{
+    static const enum metric m[] = {M_IN_MESSAGE_TOTAL, M_IN_PRESENCE_TOTAL, M_IN_IQ_TOTAL};
+    metric_add(m[s->kind], 1);
+}
+
+static void send_ways(struct c2s *c, struct stanza **sp)
+{
+    struct stanza *s = *sp;
+    unsigned w = ways(c, s);
+    uint64_t seq = window_push(c, w == (TO_OWN_HOME | TO_ITS_HOME) ? 2 : 1);
+    uint64_t h = c->session.handled > c->session.sm_base ? c->session.handled - c->session.sm_base : 0;
+    struct arena *a = arena_new();
+    const struct jid *own = jid_bare(a, c->session.jid), *to = s->to ? jid_dup(a, s->to) : own;
+    struct envelope *e = env_stanza_new(w & TO_ITS_HOME ? ENV_ROUTE : ENV_SELF, w & TO_ITS_HOME ? to : own, sp), *self = NULL;
+    e->seq = seq;
+    e->id = h;
+    if (w == (TO_OWN_HOME | TO_ITS_HOME)) {
+        self = env_copy(e, ENV_SELF, own);
+        self->seq = seq;
+    }
+    c2s_send(c, &e);
+    if (self)
+        c2s_send(c, &self);
+    arena_free(&a);
+}
+
+static void refuse(struct c2s *c, struct stanza *s, enum stanza_error e, const char *text)
+{
+    struct stanza *r = stanza_error(s, e, text);
+    if (r)
+        c2s_reply(c, &r);
+    window_push(c, 0);
+    window_slide(c);
+}
+
+static void refuse_blocked(struct c2s *c, struct stanza *s)
+{
+    struct stanza *r = s->kind == STANZA_PRESENCE ? NULL : stanza_error(s, SE_NOT_ACCEPTABLE, NULL);
+    if (r) {
+        stanza_error_extra(r, NULL, "blocked", "urn:xmpp:blocking:errors");
+        c2s_reply(c, &r);
+    }
+    window_push(c, 0);
+    window_slide(c);
+}
+
+/* RFC 3921's session establishment, kept as a no-op for old clients. */
+static bool old_session(struct c2s *c, struct stanza *s)
+{
+    const struct xml *p = s->kind == STANZA_IQ && s->type == IQ_SET ? stanza_payload(s) : NULL;
+    if (!p || !xml_is(p, "session", NS_SESSION))
+        return false;
+    struct stanza *r = stanza_result(s);
+    c2s_reply(c, &r);
+    window_push(c, 0);
+    window_slide(c);
+    return true;
+}
+
+void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x)
+{
+    const char *raw_from = xml_get(x, "from");
+    enum stanza_error bad;
+    struct stanza *s;
+    enum err e = stanza_from_xml(arena, x, &s, &bad);
+    count_in(s);
+    if (!stamp_from(c, s, raw_from)) {
+        stanza_free(&s);
+        return;
+    }
+    bool subscription = s->kind == STANZA_PRESENCE && s->type != PRESENCE_AVAILABLE && s->type != PRESENCE_UNAVAILABLE;
+    if (e != OK)
+        refuse(c, s, bad, NULL);
+    else if (s->to && blocked(c, s->to) && !subscription)
+        refuse_blocked(c, s);
+    else if (s->to && forged_push(s) && !jid_eq_bare(s->to, c->session.jid) && !is_host(c, s->to))
+        refuse(c, s, SE_SERVICE_UNAVAILABLE, NULL);
+    else if (!old_session(c, s)) {
+        if (s->kind == STANZA_MESSAGE)
+            strip_forged(c, s);
+        send_ways(c, &s);
+    }
+    stanza_free(&s);
+}
+
+/* ---- out ---- */
+
+static void give(struct c2s *c, struct bytes *b, uint64_t id)
+{
+    metric_add(M_OUT_TOTAL, 1);
+    if (c->conn && !c->resuming)
+        conn_write_bytes(c->conn, b);
+    if (c->session.sm)
+        c2s_sm_push(c, b, id);
+    else if (id)
+        c->session.sent_id = id;
+}
+
+void c2s_deliver(struct c2s *c, struct envelope *e)
+{
+    if (c->state == C2S_BOUND || c->state == C2S_DETACHED)
+        give(c, env_bytes(e), e->id);
+}
+
+void c2s_reply(struct c2s *c, struct stanza **s)
+{
+    struct bytes *b = stanza_bytes(*s);
+    give(c, b, 0);
+    bytes_unref(&b);
+    stanza_free(s);
+}
+
+/* Without stream management a message has arrived when its bytes have left. */
+void c2s_drained(struct c2s *c)
+{
+    if (!c->session.sent_id || c->state != C2S_BOUND)
+        return;
+    struct envelope *e = env_new(ENV_ACKED, c->session.jid);
+    e->id = c->session.sent_id;
+    c->session.sent_id = 0;
+    c2s_send(c, &e);
+}
