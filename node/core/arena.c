@@ -6,7 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FIRST_CHUNK = 2048, CACHE_MAX = 64, ALIGN = 16 };
+#ifdef __has_feature /* clang */
+#define HAS_FEATURE(f) __has_feature(f)
+#else
+#define HAS_FEATURE(f) 0
+#endif
+
+/* With AddressSanitizer nothing is cached, so that it sees the use of a freed arena. */
+#if defined(__SANITIZE_ADDRESS__) || HAS_FEATURE(address_sanitizer)
+enum { CACHE_MAX = 0 };
+#else
+enum { CACHE_MAX = 64 };
+#endif
+
+enum { FIRST_CHUNK = 2048, ALIGN = 16 };
 
 struct chunk {
     struct chunk *next;
@@ -52,7 +65,7 @@ void arena_free(struct arena **ap)
         next = c->next;
         free(c);
     }
-    if (cached < CACHE_MAX) {
+    if (cached != CACHE_MAX) {
         a->head.next = cache;
         cache = &a->head;
         cached++;

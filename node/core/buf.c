@@ -1,6 +1,7 @@
 #include "buf.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,13 +10,17 @@ enum { KEEP = 4096 }; /* an emptied buffer above this size gives its memory back
 
 char *buf_reserve(struct buf *b, size_t n)
 {
-    if (b->off && b->cap - b->off - b->len < n) {
+    if (b->cap - b->off - b->len >= n)
+        return b->mem + b->off + b->len;
+    size_t need = b->len + n;
+    /* Moving must win a quarter of the room, or a long queue would be moved for each small append. */
+    bool move_is_enough = b->off && need <= b->cap / 4 * 3;
+    if (b->off)
         memmove(b->mem, b->mem + b->off, b->len);
-        b->off = 0;
-    }
-    if (b->cap - b->off - b->len < n) {
+    b->off = 0;
+    if (!move_is_enough) {
         size_t cap = b->cap ? b->cap * 2 : 256;
-        while (cap < b->len + n)
+        while (cap < need)
             cap *= 2;
         b->mem = xrealloc(b->mem, cap);
         b->cap = cap;
