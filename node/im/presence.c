@@ -26,12 +26,10 @@ static struct bytes *addressed(const struct bytes *body, const struct jid *to)
     return out;
 }
 
-void presence_send(struct account *a, const struct jid *from, const struct jid *to, enum stanza_type type,
-                   struct bytes *body)
+static void send_unchecked(struct account *a, const struct jid *from, const struct jid *to, enum stanza_type type,
+                           struct bytes *body)
 {
     struct sm *s = a->sm;
-    if (account_blocks(a, to))
-        return;
     struct bytes *b = addressed(body, to);
     if (!sm_is_local(s, to)) {
         struct stanza *st = stanza_parse(b->data, b->len);
@@ -47,6 +45,13 @@ void presence_send(struct account *a, const struct jid *from, const struct jid *
     e->target = jid_dup(e->arena, to);
     e->bytes = b;
     s->send(s->send_arg, &e);
+}
+
+void presence_send(struct account *a, const struct jid *from, const struct jid *to, enum stanza_type type,
+                   struct bytes *body)
+{
+    if (!account_blocks(a, to))
+        send_unchecked(a, from, to, type, body);
 }
 
 /* A presence of the type without children, and without `to`. */
@@ -78,16 +83,34 @@ size_t presence_send_current(struct account *a, const struct jid *to)
     return n;
 }
 
-void presence_send_unavailable(struct account *a, const struct jid *to)
+/* A plain presence from each available resource. */
+static void each_resource(struct account *a, const struct jid *to, enum stanza_type type)
 {
     list_for_each (l, &a->sessions) {
         struct session *se = container_of(l, struct session, link);
         if (!se->available)
             continue;
-        struct bytes *b = plain(se->jid, PRESENCE_UNAVAILABLE);
-        presence_send(a, se->jid, to, PRESENCE_UNAVAILABLE, b);
+        struct bytes *b = plain(se->jid, type);
+        send_unchecked(a, se->jid, to, type, b);
         bytes_unref(&b);
     }
+}
+
+void presence_send_unavailable(struct account *a, const struct jid *to)
+{
+    if (!account_blocks(a, to))
+        each_resource(a, to, PRESENCE_UNAVAILABLE);
+}
+
+void presence_hide(struct account *a, const struct jid *to)
+{
+    each_resource(a, to, PRESENCE_UNAVAILABLE);
+}
+
+void presence_probe(struct account *a, const struct jid *contact)
+{
+    if (!account_blocks(a, contact))
+        each_resource(a, contact, PRESENCE_PROBE);
 }
 
 void presence_cancel(struct account *a, const struct jid *contact, unsigned cancel)
@@ -175,6 +198,21 @@ static void directed_end(struct session *se, bool broadcast, struct bytes *body)
     free(se->directed);
     se->directed = NULL;
     se->directed_count = 0;
+}
+
+void presence_directed_blocked(struct account *a)
+{
+    list_for_each (l, &a->sessions) {
+        struct session *se = container_of(l, struct session, link);
+        struct bytes *b = plain(se->jid, PRESENCE_UNAVAILABLE);
+        for (size_t i = se->directed_count; i-- > 0;) {
+            if (!account_blocks(a, se->directed[i]))
+                continue;
+            send_unchecked(a, se->jid, se->directed[i], PRESENCE_UNAVAILABLE, b);
+            directed_forget(se, se->directed[i]);
+        }
+        bytes_unref(&b);
+    }
 }
 
 /* ---- presence of a resource of ours ---- */

@@ -20,6 +20,12 @@ void presence_send(struct account *a, const struct jid *from, const struct jid *
 size_t presence_send_current(struct account *a, const struct jid *to);
 /* Unavailable from each available resource. */
 void presence_send_unavailable(struct account *a, const struct jid *to);
+/* The same for somebody who has just been blocked and hears nothing else any more (XEP-0191 3.3). */
+void presence_hide(struct account *a, const struct jid *to);
+/* As presence_hide for those blocked ones who only had directed presence; they are forgotten. */
+void presence_directed_blocked(struct account *a);
+/* Asks for a contact's presence, for each available resource. */
+void presence_probe(struct account *a, const struct jid *contact);
 /* A bare-to-bare presence without children: subscription types and unavailable. */
 void presence_send_plain(struct account *a, const struct jid *to, enum stanza_type type);
 

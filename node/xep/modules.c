@@ -1,0 +1,18 @@
+#include "modules.h"
+
+#include "presence.h"
+#include "roster.h"
+#include "xep.h"
+
+/* What route/ does itself (deliver.c) and only has to be announced: XEP-0160, 0203, 0334, 0359. */
+static const struct module spine = {
+    .name = "spine",
+    .features = (const char *const[]){"msgoffline", "urn:xmpp:delay", "urn:xmpp:hints", NULL},
+    .account_features = (const char *const[]){"urn:xmpp:sid:0", NULL},
+};
+
+const struct module *const modules[] = {
+    &im_roster,        &im_presence,       &spine,         &xep_0030_disco,
+    &xep_0092_version, &xep_0191_blocking, &xep_0199_ping, &xep_0202_time,
+    &xep_0280_carbons, &xep_0313_mam,      NULL,
+};

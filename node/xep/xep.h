@@ -1,0 +1,15 @@
+/* The modules of this folder, for modules.c. */
+#ifndef ROOKERY_XEP_H
+#define ROOKERY_XEP_H
+
+#include "hooks.h"
+
+extern const struct module xep_0030_disco;
+extern const struct module xep_0092_version;
+extern const struct module xep_0191_blocking;
+extern const struct module xep_0199_ping;
+extern const struct module xep_0202_time;
+extern const struct module xep_0280_carbons;
+extern const struct module xep_0313_mam;
+
+#endif

@@ -1,0 +1,74 @@
+#include "xep.h"
+
+#define NS_INFO  "http://jabber.org/protocol/disco#info"
+#define NS_ITEMS "http://jabber.org/protocol/disco#items"
+
+/* Somebody else's account is shown to those who may see its presence; to others it looks like none (XEP-0030 section
+ * 8). */
+static bool may_ask(const struct hook_ctx *cx)
+{
+    if (cx->to != TO_ACCOUNT)
+        return true;
+    const struct roster_entry *e = roster_find(cx->account, jid_bare(cx->stanza->arena, cx->stanza->from)->s);
+    return e && e->subscription & SUB_FROM;
+}
+
+static void identity(struct arena *a, struct xml *query, const char *category, const char *type, const char *name)
+{
+    struct xml *x = xml_add(a, query, "identity", NULL);
+    xml_set(a, x, "category", category);
+    xml_set(a, x, "type", type);
+    if (name)
+        xml_set(a, x, "name", name);
+}
+
+static void features(struct arena *a, struct xml *query, const char *const *list)
+{
+    for (; list && *list; list++)
+        xml_set(a, xml_add(a, query, "feature", NULL), "var", *list);
+}
+
+static enum hook_result on_info(struct hook_ctx *cx)
+{
+    if (!may_ask(cx))
+        return hook_error(cx, SE_SERVICE_UNAVAILABLE, NULL);
+    if (xml_get(cx->payload, "node"))
+        return hook_error(cx, SE_ITEM_NOT_FOUND, NULL);
+    bool server = cx->to == TO_SERVER;
+    struct stanza *r = stanza_result(cx->stanza);
+    struct xml *query = xml_add(r->arena, r->x, "query", NS_INFO);
+    if (server)
+        identity(r->arena, query, "server", "im", "Rookery");
+    else
+        identity(r->arena, query, "account", "registered", NULL);
+    for (const struct module *const *m = cx->sm->modules; *m; m++)
+        features(r->arena, query, server ? (*m)->features : (*m)->account_features);
+    for (const struct module *const *m = cx->sm->modules; *m; m++)
+        if ((*m)->disco_info)
+            (*m)->disco_info(cx, r->arena, query);
+    return hook_reply(cx, r);
+}
+
+static enum hook_result on_items(struct hook_ctx *cx)
+{
+    if (!may_ask(cx))
+        return hook_error(cx, SE_SERVICE_UNAVAILABLE, NULL);
+    if (xml_get(cx->payload, "node"))
+        return hook_error(cx, SE_ITEM_NOT_FOUND, NULL);
+    struct stanza *r = stanza_result(cx->stanza);
+    xml_add(r->arena, r->x, "query", NS_ITEMS);
+    return hook_reply(cx, r);
+}
+
+static const struct iq_hook iq[] = {
+    {IQ_GETS, TO_SERVER | TO_SELF | TO_ACCOUNT, NS_INFO, "query", on_info},
+    {IQ_GETS, TO_SERVER | TO_SELF | TO_ACCOUNT, NS_ITEMS, "query", on_items},
+    {0},
+};
+
+const struct module xep_0030_disco = {
+    .name = "disco",
+    .features = (const char *const[]){NS_INFO, NS_ITEMS, NULL},
+    .account_features = (const char *const[]){NS_INFO, NS_ITEMS, NULL},
+    .iq = iq,
+};
