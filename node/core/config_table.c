@@ -1,0 +1,240 @@
+/* The table of options: a new option is one line here and one field in config.h. */
+#include "config_table.h"
+#include "scram.h"
+
+#include <string.h>
+
+#define KIB(n)     ((uint64_t)(n) << 10)
+#define MIB(n)     ((uint64_t)(n) << 20)
+#define GIB(n)     ((uint64_t)(n) << 30)
+#define SECONDS(n) ((uint64_t)(n)*1000)
+#define HOURS(n)   ((uint64_t)(n)*3600000)
+
+static const char *const listen_modes[] = {"starttls", "tls", "auto", NULL};
+static const char *const access_actions[] = {"allow", "deny", NULL};
+static const char *const drivers[] = {"sqlite", "memory", NULL};
+static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
+static const char *const log_formats[] = {"logfmt", "json", NULL};
+static const char *const conflicts[] = {"replace", "reject", "rename", NULL};
+static const char *const archive_policies[] = {"always", "roster", "never", NULL};
+
+#define SECTION(key_, about_)                                                                                          \
+    {                                                                                                                  \
+        .section = "", .key = key_, .type = OPTION_SECTION, .about = about_                                            \
+    }
+#define LIST(field, count, standard_, min_, max_, about_)                                                              \
+    {                                                                                                                  \
+        .section = "", .key = #field, .type = OPTION_LIST, .about = about_, .standard = standard_, .min = min_,        \
+        .max = max_, .required = (min_) > 0 && !(standard_), .offset = offsetof(struct config, field),                 \
+        .count_offset = offsetof(struct config, count), .item_size = sizeof *((struct config *)0)->field               \
+    }
+/* An option of a list's items. */
+#define ITEM(list, struct_, field, type_, standard_, about_, ...)                                                      \
+    {                                                                                                                  \
+        .section = list, .key = #field, .type = type_, .about = about_, .standard = standard_,                         \
+        .offset = offsetof(struct struct_, field), __VA_ARGS__                                                         \
+    }
+#define NEEDED .required = true
+#define OPTION(section_, field, type_, standard_, about_, ...)                                                         \
+    {                                                                                                                  \
+        .section = #section_, .key = #field, .type = type_, .about = about_, .standard = standard_,                    \
+        .offset = offsetof(struct config, section_.field), __VA_ARGS__                                                 \
+    }
+#define BOOL(section_, field, standard_, about_) OPTION(section_, field, OPTION_BOOL, standard_, about_, .max = 1)
+#define INT(section_, field, standard_, min_, max_, about_)                                                            \
+    OPTION(section_, field, OPTION_INT, standard_, about_, .min = min_, .max = max_)
+#define SIZE(section_, field, standard_, min_, max_, about_)                                                           \
+    OPTION(section_, field, OPTION_SIZE, standard_, about_, .min = min_, .max = max_)
+/* The unit stands in the value, so the key has no suffix. */
+#define DURATION(section_, key_, field, unit, standard_, min_, max_, about_)                                           \
+    {                                                                                                                  \
+        .section = #section_, .key = key_, .type = OPTION_DURATION, .about = about_, .standard = standard_,            \
+        .offset = offsetof(struct config, section_.field), .min = min_, .max = max_, .unit_ms = unit                   \
+    }
+
+const struct option config_options[] = {
+    LIST(hosts, host_count, NULL, 1, 10000, "The virtual hosts: the domains whose accounts live here."),
+    ITEM("hosts", config_host, domain, OPTION_DOMAIN, NULL, "The domain, the part behind the `@` of its accounts.",
+         NEEDED),
+    ITEM(
+        "hosts", config_host, certificate, OPTION_FILE, NULL,
+        "PEM file: the certificate, then its chain. It is chosen by SNI; the first host's also serves clients without.",
+        NEEDED),
+    ITEM("hosts", config_host, key, OPTION_FILE, NULL, "PEM file: the certificate's private key.", NEEDED),
+
+    LIST(listen, listen_count, "[{ port: 5222, mode: starttls }, { port: 5223, mode: tls }]", 1, 64,
+         "The addresses and ports clients connect to."),
+    ITEM("listen", config_listen, address, OPTION_ADDRESS, "\"::\"",
+         "Numeric address; `\"::\"` is every address, IPv4 as well."),
+    ITEM("listen", config_listen, port, OPTION_PORT, NULL, "TCP port.", .min = 1, .max = 65535, NEEDED),
+    ITEM("listen", config_listen, mode, OPTION_ENUM, "starttls",
+         "`starttls` upgrades in the stream, `tls` begins with TLS (XEP-0368), `auto` sees by the first bytes which of "
+         "the two speaks.",
+         .words = listen_modes),
+
+    LIST(access, access_count, NULL, 0, 10000,
+         "Who may log in. The first entry that fits decides; who fits none is allowed. A condition left out fits all."),
+    ITEM("access", config_access, action, OPTION_ENUM, NULL, "What happens to those who fit.", .words = access_actions,
+         NEEDED),
+    ITEM("access", config_access, jid, OPTION_JID, NULL, "Fits this account."),
+    ITEM("access", config_access, host, OPTION_DOMAIN, NULL, "Fits accounts of this virtual host."),
+    ITEM("access", config_access, network, OPTION_NETWORK, NULL, "Fits clients that come from this network."),
+
+    SECTION("node", "This process."),
+    INT(node, workers, "0", 0, 256, "Event loops, one thread each; 0 is one per processor core."),
+
+    SECTION("storage", "Where accounts, rosters and archives are kept."),
+    OPTION(storage, driver, OPTION_WORD, "sqlite", "`memory` forgets everything at the end: for tests only.",
+           .words = drivers),
+    OPTION(storage, path, OPTION_PATH, "rookery.sqlite", "The database file of `sqlite`; made when it does not exist."),
+    INT(storage, max_queued, "100000", 100, 10000000, "Operations that may wait; above it stanzas are refused."),
+    INT(storage, max_batch, "2000", 1, 100000, "Operations committed in one transaction at most."),
+
+    SECTION("log", "One line per event, with fields. Bodies and secrets are never logged."),
+    OPTION(log, level, OPTION_WORD, "info",
+           "`error`: an operator must act; `warn`: degraded; `info`: sessions come and go; `debug`: stanzas' heads.",
+           .words = log_levels),
+    OPTION(log, format, OPTION_WORD, "logfmt", "How a line is written.", .words = log_formats),
+    OPTION(log, path, OPTION_PATH, NULL, "The log file; without it lines go to standard error."),
+
+    SECTION("control", "The channel `rookeryctl` speaks to."),
+    OPTION(control, socket, OPTION_SOCKET, "rookeryctl.sock",
+           "Unix socket, open to the server's own user and to root."),
+
+    SECTION("c2s", "Connections of clients."),
+    BOOL(c2s, require_tls, "yes", "No login without TLS."),
+    DURATION(c2s, "tls_timeout", tls_timeout_ms, 1, "10s", 100, HOURS(1), "Time for the TLS handshake."),
+    DURATION(c2s, "features_timeout", features_timeout_ms, 1, "10s", 100, HOURS(1),
+             "Time a client may take to open its stream and to choose a feature."),
+    DURATION(c2s, "sasl_timeout", sasl_timeout_ms, 1, "30s", 100, HOURS(1), "Time for one SASL exchange."),
+    DURATION(c2s, "bind_timeout", bind_timeout_ms, 1, "30s", 100, HOURS(1),
+             "Time from authentication to binding a resource or resuming a session."),
+    DURATION(c2s, "unauthenticated_timeout", unauthenticated_ms, 1, "30s", 100, HOURS(1),
+             "Time from connecting to being authenticated, whatever is sent meanwhile."),
+    SIZE(c2s, max_stanza_unauthenticated, "10KiB", KIB(1), MIB(1), "Bytes of one stanza before authentication."),
+    SIZE(c2s, max_stanza, "256KiB", KIB(10), MIB(16), "Bytes of one stanza (RFC 6120 asks for 10000 at least)."),
+    SIZE(c2s, max_out, "4MiB", KIB(64), GIB(1),
+         "Bytes waiting to be sent to one client; a client that lets more pile up is disconnected."),
+    SIZE(c2s, rate, "1MiB", 0, GIB(1), "Bytes a second read from one client; 0 is no limit."),
+    SIZE(c2s, rate_burst, "4MiB", KIB(16), GIB(1), "Bytes a quiet client may send at once before `rate` holds."),
+    INT(c2s, max_unauthenticated_per_ip, "256", 1, 1000000,
+        "Connections of one address (IPv6: of one /64) that have not logged in yet."),
+    INT(c2s, max_failed_per_ip, "60", 1, 1000000, "Failed logins a minute from one address."),
+    INT(c2s, max_auth_attempts, "3", 1, 100, "Failed logins on one stream before it is closed."),
+    INT(c2s, max_pending_stanzas, "64", 1, 10000,
+        "Stanzas of one session received but not committed; then reading from it pauses."),
+    INT(c2s, max_sessions_per_account, "20", 1, 10000, "Sessions of one account at the same time."),
+    OPTION(c2s, conflict, OPTION_ENUM, "replace",
+           "A resource is bound a second time: the new session replaces the old one, is rejected, or gets another "
+           "resource.",
+           .words = conflicts),
+    INT(c2s, parsers, "256", 0, 100000, "XML parsers each worker keeps ready for new streams."),
+    DURATION(c2s, "idle_ping", idle_ping_ms, 1, "10min", 0, HOURS(24),
+             "Silence after which the server pings a client (XEP-0199); 0 is never."),
+    DURATION(c2s, "ping_timeout", ping_timeout_ms, 1, "60s", SECONDS(1), HOURS(1),
+             "Time for the answer; without one the connection counts as lost."),
+
+    SECTION("sasl", "Authentication."),
+    BOOL(sasl, plain, "yes", "Offer PLAIN, under TLS only."),
+    INT(sasl, scram_iterations, "10000", 4096, 1000000,
+        "PBKDF2 iterations for new passwords and for answers about accounts that do not exist."),
+
+    SECTION("sm", "Stream management and resumption (XEP-0198)."),
+    DURATION(sm, "max_resume", max_resume_s, 1000, "10min", 0, HOURS(24),
+             "Longest time a lost session waits for its client; 0 is no resumption."),
+    INT(sm, max_unacked, "5000", 10, 1000000, "Stanzas a client may leave unacknowledged; above it the session ends."),
+    SIZE(sm, max_unacked_bytes, "4MiB", KIB(64), GIB(1), "The same in bytes."),
+    INT(sm, ack_every, "10", 1, 10000, "Stanzas after which the server asks for an acknowledgement."),
+
+    SECTION("roster", "Contacts, subscriptions and blocking."),
+    INT(roster, max_items, "1000", 1, 100000, "Contacts of one account."),
+    INT(roster, max_groups, "32", 0, 1000, "Groups of one contact."),
+    INT(roster, max_name_bytes, "1023", 1, 65535, "Bytes of a contact's or group's name."),
+    INT(roster, max_blocked, "1000", 0, 100000, "Blocked addresses of one account (XEP-0191)."),
+    INT(roster, max_directed, "1000", 0, 100000, "Addresses one session sent directed presence to."),
+    INT(roster, max_pending_in, "1000", 0, 100000, "Subscription requests waiting for one account's answer."),
+
+    SECTION("offline", "Messages for those who are not there."),
+    INT(offline, max_messages, "1000", 0, 1000000, "Waiting messages of one account; above it senders get an error."),
+
+    SECTION("archive", "The message archive (XEP-0313)."),
+    OPTION(archive, default_policy, OPTION_WORD, "always",
+           "What is archived for accounts that have not chosen: all, only conversations with contacts, or nothing.",
+           .words = archive_policies),
+    INT(archive, max_page, "250", 1, 10000, "Messages in one page of a query."),
+    INT(archive, retention_days, "0", 0, 36500, "Days after which messages are removed; 0 is never."),
+
+    SECTION("version", "What is told about the server (XEP-0092)."),
+    BOOL(version, show_version, "yes", "Tell the version."),
+    BOOL(version, show_os, "no", "Tell the operating system."),
+
+    {.section = "",
+     .key = "max_cached_accounts",
+     .type = OPTION_INT,
+     .standard = "10000",
+     .offset = offsetof(struct config, max_cached_accounts),
+     .max = 10000000,
+     .about = "Accounts without a session that each worker keeps in memory."},
+};
+const size_t config_option_count = sizeof config_options / sizeof *config_options;
+
+_Static_assert(SCRAM_ITERATIONS == 10000, "the default of sasl.scram_iterations is SCRAM_ITERATIONS");
+
+static bool names(const char *s, const char *key, size_t n)
+{
+    return strlen(s) == n && !memcmp(s, key, n);
+}
+
+const struct option *option_find(const char *section, const char *key, size_t n)
+{
+    for (size_t i = 0; i < config_option_count; i++)
+        if (!strcmp(config_options[i].section, section) && names(config_options[i].key, key, n))
+            return &config_options[i];
+    return NULL;
+}
+
+/* Levenshtein distance; both sides are cut to what a key may be long. */
+static size_t distance(const char *a, size_t n, const char *b)
+{
+    enum { LONGEST = 48 };
+    size_t row[LONGEST + 1], m = strlen(b);
+    n = n < LONGEST ? n : LONGEST;
+    for (size_t i = 0; i <= n; i++)
+        row[i] = i;
+    for (size_t j = 1; j <= m; j++) {
+        size_t diagonal = row[0];
+        row[0] = j;
+        for (size_t i = 1; i <= n; i++) {
+            size_t best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[i];
+            best = best < row[i] + 1 ? best : row[i] + 1;
+            row[i] = best < row[i - 1] + 1 ? best : row[i - 1] + 1;
+        }
+    }
+    return row[n];
+}
+
+static bool in_list(const struct option *o)
+{
+    const struct option *parent = *o->section ? option_find("", o->section, strlen(o->section)) : NULL;
+    return parent && parent->type == OPTION_LIST;
+}
+
+const struct option *option_nearest(const char *section, const char *key, size_t n)
+{
+    const struct option *best = NULL;
+    size_t best_distance = SIZE_MAX;
+    for (size_t i = 0; i < config_option_count; i++) {
+        const struct option *o = &config_options[i];
+        bool here = !strcmp(o->section, section);
+        if (!here && in_list(o))
+            continue;
+        /* A right key in the wrong section is a common mistake, but a neighbour that fits as well goes first. */
+        size_t d = distance(key, n, o->key) + !here;
+        if (d < best_distance) {
+            best_distance = d;
+            best = o;
+        }
+    }
+    return best;
+}
