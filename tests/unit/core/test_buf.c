@@ -121,8 +121,8 @@ static void long_queue_is_seldom_moved(void **state)
     buf_wrote(&b, LONG);
     int moves = 0;
     for (int i = 0; i < 10000; i++) {
-        size_t off = b.off;
         buf_consume(&b, 100);
+        size_t off = b.off;
         memset(buf_reserve(&b, 100), 'y', 100);
         buf_wrote(&b, 100);
         moves += b.off < off;

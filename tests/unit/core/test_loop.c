@@ -388,8 +388,9 @@ static void readded_descriptor_gets_no_stale_event(void **state)
     (void)state;
     struct loop *l = loop_epoll_new();
     struct pair a, b;
-    pair_open(&a, l, LOOP_WRITE);
-    pair_open(&b, l, LOOP_WRITE);
+    pair_open(&a, l, LOOP_READ);
+    pair_open(&b, l, LOOP_READ);
+    assert_int_equal(write(a.there, "x", 1) + write(b.there, "x", 1), 2);
     a.then = b.then = readd_other;
     a.other = &b;
     b.other = &a;
