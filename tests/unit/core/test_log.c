@@ -214,7 +214,7 @@ static void threads_write_whole_lines(void **state)
     log_setup(LOG_INFO, LOG_JSON, path);
     pthread_t t[3];
     for (int i = 0; i < 3; i++)
-        pthread_create(&t[i], NULL, writer, "abc");
+        pthread_create(&t[i], NULL, writer, (void *)"abc");
     for (int i = 0; i < 20; i++) {
         log_level_set(LOG_INFO);
         log_reopen();

@@ -29,6 +29,11 @@ static void note(void *arg)
     strcat(ran, arg);
 }
 
+static void start_note(struct loop *l, struct timer *t, uint64_t delay_ms, const char *name)
+{
+    timer_start(l, t, delay_ms, note, (void *)name);
+}
+
 static int reset(void **state)
 {
     (void)state;
@@ -91,11 +96,11 @@ static void timers_run_in_order(void **state)
     (void)state;
     struct loop *l = loop_sim_new(1000000);
     struct timer t[5] = {0};
-    timer_start(l, &t[0], 30, note, "c");
-    timer_start(l, &t[1], 10, note, "a");
-    timer_start(l, &t[2], 20, note, "b");
-    timer_start(l, &t[3], 30, note, "d"); /* a tie: as started */
-    timer_start(l, &t[4], 5, note, "x");
+    start_note(l, &t[0], 30, "c");
+    start_note(l, &t[1], 10, "a");
+    start_note(l, &t[2], 20, "b");
+    start_note(l, &t[3], 30, "d"); /* a tie: as started */
+    start_note(l, &t[4], 5, "x");
     timer_stop(l, &t[4]);
     assert_false(timer_running(&t[4]));
     timer_stop(l, &t[4]); /* no effect */
@@ -115,14 +120,14 @@ static void a_started_timer_moves(void **state)
     (void)state;
     struct loop *l = loop_sim_new(0);
     struct timer a = {0}, b = {0};
-    timer_start(l, &a, 10, note, "a");
-    timer_start(l, &b, 20, note, "b");
-    timer_start(l, &a, 30, note, "A");
+    start_note(l, &a, 10, "a");
+    start_note(l, &b, 20, "b");
+    start_note(l, &a, 30, "A");
     loop_sim_advance(l, 19);
     assert_string_equal(ran, "");
     loop_sim_advance(l, 1);
     assert_string_equal(ran, "b");
-    timer_start(l, &a, 5, note, "n");
+    start_note(l, &a, 5, "n");
     loop_sim_advance(l, 5);
     assert_string_equal(ran, "bn");
     assert_false(loop_sim_step(l));
@@ -191,7 +196,7 @@ static void huge_delay_is_never(void **state)
     (void)state;
     struct loop *l = loop_sim_new(0);
     struct timer t = {0};
-    timer_start(l, &t, UINT64_MAX, note, "x");
+    start_note(l, &t, UINT64_MAX, "x");
     loop_sim_advance(l, 1000000);
     assert_string_equal(ran, "");
     assert_true(timer_running(&t));
@@ -229,7 +234,7 @@ static void tasks_run_at_the_end_of_a_turn(void **state)
     loop_never(&never.task);
     loop_never(&never.task);
     struct timer t = {0};
-    timer_start(l, &t, 0, note, "t");
+    start_note(l, &t, 0, "t");
     assert_true(loop_sim_step(l));
     assert_string_equal(ran, "acb"); /* queued outside: before time goes on */
     assert_true(loop_sim_step(l));
@@ -243,9 +248,9 @@ static void sim_run_ends_when_nothing_is_left(void **state)
     (void)state;
     struct loop *l = loop_sim_new(0);
     struct timer a = {0}, s = {0}, b = {0};
-    timer_start(l, &a, 1, note, "a");
+    start_note(l, &a, 1, "a");
     timer_start(l, &s, 2, stop, l);
-    timer_start(l, &b, 3, note, "b");
+    start_note(l, &b, 3, "b");
     loop_run(l);
     assert_string_equal(ran, "a");
     loop_run(l);
