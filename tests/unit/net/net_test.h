@@ -223,7 +223,7 @@ struct client {
 };
 
 struct client_options {
-    int min, max;     /* protocol versions, 0: any */
+    int min, max; /* protocol versions, 0: any */
     const char *sni;
     const char *alpn; /* wire format */
 };
