@@ -1,0 +1,28 @@
+/* The process: node, configuration, signals, control socket. Main thread only. Private to node/. */
+#ifndef ROOKERY_DAEMON_H
+#define ROOKERY_DAEMON_H
+
+#include "worker.h"
+
+struct control;
+
+struct daemon {
+    struct node node;
+    struct config *config;
+    const char *config_path;
+    struct loop_fd signals;
+    struct timer watchdog;
+    uint64_t watchdog_ms;
+    struct control *control;
+    bool stopping;
+};
+
+/* ERR_INVALID: *why (malloc'd) lists the mistakes; what runs stays as it is. */
+enum err daemon_reload(struct daemon *d, char **why) WARN_UNUSED;
+void daemon_stop(struct daemon *d);
+
+/* commands.c: rookeryctl's side of the node */
+enum err daemon_control_open(struct daemon *d, char **why) WARN_UNUSED;
+void daemon_control_close(struct daemon *d);
+
+#endif

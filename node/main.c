@@ -1,0 +1,340 @@
+/* rookeryd: starts the workers, reloads and stops them. */
+#include "config.h"
+#include "daemon.h"
+#include "log.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static const struct log main_log = {"node", 0};
+
+static void usage(FILE *f)
+{
+    fputs("Usage: rookeryd --config FILE [--pid FILE]\n"
+          "       rookeryd --check FILE | --options | --version | --help\n"
+          "\n"
+          "Runs one Rookery node in the foreground.\n"
+          "\n"
+          "  --config FILE  the configuration (YAML)\n"
+          "  --pid FILE     write the process id there\n"
+          "  --check FILE   check a configuration and say every mistake\n"
+          "  --options      print the reference of all options as Markdown\n"
+          "\n"
+          "SIGHUP reloads configuration and certificates and reopens the log; SIGTERM stops cleanly.\n",
+          f);
+}
+
+/* ---- systemd (sd_notify(3)): a datagram, so no library for it ---- */
+
+static void notify(const char *state)
+{
+    const char *path = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    if (!path || strlen(path) >= sizeof a.sun_path)
+        return;
+    strcpy(a.sun_path, path);
+    if (*path == '@')
+        a.sun_path[0] = 0;
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return;
+    socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+    if (sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&a, len) < 0)
+        log_warn(&main_log, "notify-failed", "error", strerror(errno));
+    close(fd);
+}
+
+static void on_watchdog(void *arg)
+{
+    struct daemon *d = arg;
+    notify("WATCHDOG=1");
+    timer_start(d->node.workers[0].loop, &d->watchdog, d->watchdog_ms, on_watchdog, d);
+}
+
+static void watchdog_start(struct daemon *d)
+{
+    const char *usec = getenv("WATCHDOG_USEC");
+    if (!usec || strtoull(usec, NULL, 10) < 2000)
+        return;
+    d->watchdog_ms = strtoull(usec, NULL, 10) / 2000;
+    on_watchdog(d);
+}
+
+/* ---- start ---- */
+
+static enum err make_tls(const struct config *c, struct tls **out, char **why)
+{
+    struct tls_host *hosts = xcalloc(c->host_count, sizeof *hosts);
+    for (size_t i = 0; i < c->host_count; i++)
+        hosts[i] = (struct tls_host){c->hosts[i].domain, c->hosts[i].certificate, c->hosts[i].key};
+    enum err e = tls_new(hosts, c->host_count, out, why);
+    free(hosts);
+    return e;
+}
+
+static void setup_log(const struct config *c)
+{
+    static const char *const levels[] = {"error", "warn", "info", "debug"};
+    enum log_level level = LOG_INFO;
+    for (int i = 0; i < 4; i++)
+        if (!strcmp(c->log.level, levels[i]))
+            level = (enum log_level)i;
+    log_setup(level, strcmp(c->log.format, "json") ? LOG_LOGFMT : LOG_JSON, c->log.path);
+}
+
+static enum err write_pid(const char *path)
+{
+    char tmp[4096];
+    snprintf(tmp, sizeof tmp, "%s.tmp", path);
+    FILE *f = fopen(tmp, "we");
+    if (!f)
+        return ERR_IO;
+    fprintf(f, "%d\n", (int)getpid());
+    if (fclose(f) || rename(tmp, path))
+        return ERR_IO;
+    return OK;
+}
+
+static void raise_fd_limit(void)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+        r.rlim_cur = r.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &r);
+    }
+}
+
+static enum err open_node(struct daemon *d, char **why)
+{
+    struct node *n = &d->node;
+    const struct config *c = n->config;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    enum err e = make_tls(c, &n->tls, why);
+    if (e != OK)
+        return e;
+    struct store_config sc = {c->storage.driver, c->storage.path, c->storage.max_queued, c->storage.max_batch};
+    e = store_open(&sc, &n->store, why);
+    if (e != OK)
+        return e;
+    n->worker_count = (uint16_t)(c->node.workers ? c->node.workers : (cores > 0 ? cores : 1));
+    n->blocking = blocking_new(cores > 0 ? (unsigned)cores : 1, 1000);
+    n->ips = ip_limits_new(c->c2s.max_unauthenticated_per_ip, c->c2s.max_failed_per_ip);
+    n->workers = xcalloc(n->worker_count, sizeof *n->workers);
+    for (uint16_t i = 0; i < n->worker_count && e == OK; i++)
+        e = worker_init(&n->workers[i], n, i, why);
+    return e;
+}
+
+static void close_node(struct daemon *d)
+{
+    struct node *n = &d->node;
+    blocking_free(&n->blocking);
+    for (uint16_t i = 0; n->workers && i < n->worker_count; i++)
+        worker_free(&n->workers[i]);
+    free(n->workers);
+    if (n->store)
+        store_close(&n->store);
+    ip_limits_free(&n->ips);
+    tls_unref(&n->tls);
+}
+
+/* ---- reload ---- */
+
+struct old_config {
+    struct config *config;
+    _Atomic unsigned users;
+};
+
+/* The last worker that has taken the new configuration frees the old one. */
+static void on_reloaded(void *arg)
+{
+    struct old_config *o = arg;
+    if (--o->users)
+        return;
+    config_free(&o->config);
+    free(o);
+}
+
+enum err daemon_reload(struct daemon *d, char **why)
+{
+    struct config *c;
+    struct tls *tls;
+    *why = NULL;
+    log_reopen();
+    enum err e = config_load(d->config_path, &c, why);
+    if (e != OK)
+        return e;
+    e = make_tls(c, &tls, why);
+    if (e != OK) {
+        config_free(&c);
+        return e;
+    }
+    struct node *n = &d->node;
+    struct old_config *o = xcalloc(1, sizeof *o);
+    o->config = d->config;
+    o->users = n->worker_count;
+    setup_log(c);
+    ip_limits_set(n->ips, c->c2s.max_unauthenticated_per_ip, c->c2s.max_failed_per_ip);
+    d->config = c;
+    n->config = c;
+    tls_unref(&n->tls);
+    n->tls = tls;
+    for (uint16_t i = 0; i < n->worker_count; i++)
+        worker_reload(&n->workers[i], c, tls, on_reloaded, o);
+    log_info(&main_log, "reloaded", "config", d->config_path);
+    return OK;
+}
+
+void daemon_stop(struct daemon *d)
+{
+    if (d->stopping)
+        return;
+    d->stopping = true;
+    log_info(&main_log, "stopping");
+    notify("STOPPING=1");
+    for (uint16_t i = 0; i < d->node.worker_count; i++)
+        worker_stop(&d->node.workers[i]);
+}
+
+static void on_signal(void *arg, unsigned events)
+{
+    (void)events;
+    struct daemon *d = arg;
+    struct signalfd_siginfo si;
+    char *why = NULL;
+    if (read(d->signals.fd, &si, sizeof si) != sizeof si)
+        return;
+    if (si.ssi_signo != SIGHUP) {
+        daemon_stop(d);
+    } else if (daemon_reload(d, &why) != OK) {
+        log_error(&main_log, "reload-refused", "why", why);
+        free(why);
+    }
+}
+
+static void *worker_main(void *arg)
+{
+    worker_run(arg);
+    return NULL;
+}
+
+static void run_node(struct daemon *d)
+{
+    struct node *n = &d->node;
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    loop_fd_add(n->workers[0].loop, &d->signals, signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), LOOP_READ, on_signal, d);
+    for (uint16_t i = 1; i < n->worker_count; i++) {
+        CHECK(!pthread_create(&n->workers[i].thread, NULL, worker_main, &n->workers[i]), "thread");
+        n->workers[i].running = true;
+    }
+    log_info(&main_log, "ready", "version", ROOKERY_VERSION, "workers", log_num(n->worker_count));
+    notify("READY=1");
+    watchdog_start(d);
+    worker_run(&n->workers[0]);
+    for (uint16_t i = 1; i < n->worker_count; i++)
+        pthread_join(n->workers[i].thread, NULL);
+    timer_stop(n->workers[0].loop, &d->watchdog);
+    loop_fd_del(n->workers[0].loop, &d->signals);
+    close(d->signals.fd);
+}
+
+static int serve(const char *config_path, const char *pid_path)
+{
+    struct daemon d = {.config_path = config_path};
+    char *why = NULL;
+    int status = 1;
+    if (config_load(config_path, &d.config, &why) != OK) {
+        fprintf(stderr, "%s", why);
+        free(why);
+        return 1;
+    }
+    setup_log(d.config);
+    raise_fd_limit();
+    d.node.config = d.config;
+    if (open_node(&d, &why) != OK || daemon_control_open(&d, &why) != OK) {
+        log_error(&main_log, "start-failed", "why", why);
+    } else if (pid_path && write_pid(pid_path) != OK) {
+        log_error(&main_log, "start-failed", "why", "the pid file cannot be written", "path", pid_path);
+    } else {
+        run_node(&d);
+        status = 0;
+    }
+    free(why);
+    daemon_control_close(&d);
+    close_node(&d);
+    if (pid_path && !status)
+        unlink(pid_path);
+    config_free(&d.config);
+    log_info(&main_log, "stopped");
+    return status;
+}
+
+static int check(const char *path)
+{
+    struct config *c;
+    char *why = NULL;
+    if (config_load(path, &c, &why) != OK) {
+        fprintf(stderr, "%s", why);
+        free(why);
+        return 1;
+    }
+    config_free(&c);
+    printf("%s: good\n", path);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"config", required_argument, NULL, 'c'}, {"pid", required_argument, NULL, 'p'},
+        {"check", required_argument, NULL, 'k'},  {"options", no_argument, NULL, 'o'},
+        {"version", no_argument, NULL, 'v'},      {"help", no_argument, NULL, 'h'},
+        {0},
+    };
+    const char *config = NULL, *pid = NULL;
+    for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;)
+        switch (o) {
+        case 'c':
+            config = optarg;
+            break;
+        case 'p':
+            pid = optarg;
+            break;
+        case 'k':
+            return check(optarg);
+        case 'o':
+            config_print_options();
+            return 0;
+        case 'v':
+            puts("rookeryd " ROOKERY_VERSION);
+            return 0;
+        case 'h':
+            usage(stdout);
+            return 0;
+        default:
+            usage(stderr);
+            return 2;
+        }
+    if (!config || optind != argc) {
+        usage(stderr);
+        return 2;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    return serve(config, pid);
+}

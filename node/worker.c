@@ -1,0 +1,240 @@
+#include "worker.h"
+
+#include "metrics.h"
+#include "modules.h"
+
+#include <stdlib.h>
+
+enum { STOP_CHECK_MS = 20, STOP_MAX_MS = 5000 };
+
+struct worker *worker_home(struct node *n, const struct jid *bare)
+{
+    return &n->workers[jid_slot(bare) % n->worker_count];
+}
+
+/* ---- envelopes ---- */
+
+static void dispatch(struct worker *w, struct envelope **e)
+{
+    if ((*e)->kind < ENV_KEYS)
+        sm_handle(w->sm, e);
+    else
+        edge_handle(w->edge, e);
+}
+
+/* Handlers never run inside each other: what they send to their own worker waits until they have returned. */
+static void drain(void *arg)
+{
+    struct worker *w = arg;
+    if (w->draining)
+        return;
+    w->draining = true;
+    while (w->local_head) {
+        struct envelope *e = container_of(w->local_head, struct envelope, msg);
+        w->local_head = e->msg.next;
+        if (!w->local_head)
+            w->local_tail = &w->local_head;
+        dispatch(w, &e);
+    }
+    w->draining = false;
+}
+
+static void on_envelope(struct inbox_msg *m, void *ctx)
+{
+    struct envelope *e = container_of(m, struct envelope, msg);
+    worker_send(ctx, &e);
+}
+
+void worker_send(struct worker *w, struct envelope **ep)
+{
+    struct envelope *e = *ep;
+    *ep = NULL;
+    bool to_sm = e->kind < ENV_KEYS;
+    struct worker *to = to_sm ? worker_home(w->node, e->jid) : &w->node->workers[e->to.worker];
+    if (to != w) {
+        env_flatten(e);
+        e->msg.fn = on_envelope;
+        inbox_push(to->inbox, &e->msg);
+        return;
+    }
+    e->msg.next = NULL;
+    *w->local_tail = &e->msg;
+    w->local_tail = &e->msg.next;
+    loop_later(w->loop, &w->drain);
+}
+
+static void send_env(void *arg, struct envelope **e)
+{
+    worker_send(arg, e);
+}
+
+/* ---- streams ---- */
+
+static uint16_t home_of(void *arg, const struct jid *bare)
+{
+    struct worker *w = arg;
+    return worker_home(w->node, bare)->index;
+}
+
+struct move {
+    struct inbox_msg msg;
+    struct c2s *stream;
+};
+
+static void on_move(struct inbox_msg *m, void *ctx)
+{
+    struct move *mv = container_of(m, struct move, msg);
+    edge_enter(((struct worker *)ctx)->edge, mv->stream);
+    free(mv);
+}
+
+static void move_stream(void *arg, struct c2s *c, uint16_t worker)
+{
+    struct worker *w = arg;
+    struct move *m = xcalloc(1, sizeof *m);
+    m->msg.fn = on_move;
+    m->stream = c;
+    inbox_push(w->node->workers[worker].inbox, &m->msg);
+}
+
+static const struct edge_ops edge_ops = {send_env, home_of, move_stream};
+
+static void accept_starttls(void *arg, int fd, const struct sockaddr *peer)
+{
+    edge_accept(((struct worker *)arg)->edge, fd, peer, LISTEN_STARTTLS);
+}
+
+static void accept_tls(void *arg, int fd, const struct sockaddr *peer)
+{
+    edge_accept(((struct worker *)arg)->edge, fd, peer, LISTEN_TLS);
+}
+
+static void accept_auto(void *arg, int fd, const struct sockaddr *peer)
+{
+    edge_accept(((struct worker *)arg)->edge, fd, peer, LISTEN_AUTO);
+}
+
+static listener_fn *const accept_fns[] = {accept_starttls, accept_tls, accept_auto};
+
+/* ---- life ---- */
+
+static enum err open_listeners(struct worker *w, char **why)
+{
+    const struct config *c = w->node->config;
+    w->listeners = xcalloc(c->listen_count, sizeof *w->listeners);
+    for (size_t i = 0; i < c->listen_count; i++) {
+        const struct config_listen *l = &c->listen[i];
+        enum err e = listener_new(w->loop, l->address, l->port, accept_fns[l->mode], w, &w->listeners[i], why);
+        if (e != OK)
+            return e;
+        w->listener_count++;
+    }
+    return OK;
+}
+
+enum err worker_init(struct worker *w, struct node *n, uint16_t index, char **why)
+{
+    w->node = n;
+    w->index = index;
+    w->local_tail = &w->local_head;
+    w->drain.fn = drain;
+    w->drain.arg = w;
+    w->loop = loop_epoll_new();
+    w->inbox = inbox_new(w->loop, w);
+    w->io = conn_io_new(w->loop);
+    w->parsers = xml_pool_new(n->config->c2s.parsers);
+    w->store = store_client_new(n->store, w->inbox);
+    w->sm = sm_new(w->loop, w->store, n->config, store_secret(n->store), modules, send_env, w);
+    w->edge = edge_new(&(struct edge){
+        .loop = w->loop,
+        .inbox = w->inbox,
+        .io = w->io,
+        .parsers = w->parsers,
+        .blocking = n->blocking,
+        .ips = n->ips,
+        .tls = n->tls,
+        .config = n->config,
+        .self = {.worker = index},
+        .ops = &edge_ops,
+        .arg = w,
+    });
+    return open_listeners(w, why);
+}
+
+void worker_run(struct worker *w)
+{
+    loop_run(w->loop);
+}
+
+void worker_free(struct worker *w)
+{
+    for (size_t i = 0; i < w->listener_count; i++)
+        listener_free(&w->listeners[i]);
+    free(w->listeners);
+    if (!w->loop)
+        return;
+    edge_free(&w->edge);
+    drain(w);
+    sm_free(&w->sm);
+    store_client_free(&w->store);
+    inbox_free(&w->inbox);
+    conn_io_free(&w->io);
+    xml_pool_free(&w->parsers);
+    loop_free(&w->loop);
+}
+
+struct reload {
+    struct inbox_msg msg;
+    const struct config *config;
+    struct tls *tls;
+    void (*done)(void *arg);
+    void *arg;
+};
+
+static void on_reload(struct inbox_msg *m, void *ctx)
+{
+    struct worker *w = ctx;
+    struct reload *r = container_of(m, struct reload, msg);
+    edge_config(w->edge, r->config, r->tls);
+    sm_config(w->sm, r->config);
+    tls_unref(&r->tls);
+    r->done(r->arg);
+    free(r);
+}
+
+void worker_reload(struct worker *w, const struct config *c, struct tls *tls, void (*done)(void *arg), void *arg)
+{
+    struct reload *r = xcalloc(1, sizeof *r);
+    *r = (struct reload){.msg.fn = on_reload, .config = c, .tls = tls_ref(tls), .done = done, .arg = arg};
+    inbox_push(w->inbox, &r->msg);
+}
+
+/* Stopped when every stream is gone and storage has answered, or when it takes too long. */
+static void on_stop_check(void *arg)
+{
+    struct worker *w = arg;
+    sm_flush(w->sm);
+    bool idle = sm_idle(w->sm) && !w->edge->streams.count && !w->local_head;
+    if (idle || loop_mono_ms(w->loop) >= w->stop_by_ms)
+        loop_stop(w->loop);
+    else
+        timer_start(w->loop, &w->stop_check, STOP_CHECK_MS, on_stop_check, w);
+}
+
+static void on_stop(struct inbox_msg *m, void *ctx)
+{
+    struct worker *w = ctx;
+    free(m);
+    for (size_t i = 0; i < w->listener_count; i++)
+        listener_stop(w->listeners[i]);
+    edge_shutdown(w->edge);
+    w->stop_by_ms = loop_mono_ms(w->loop) + STOP_MAX_MS;
+    timer_start(w->loop, &w->stop_check, STOP_CHECK_MS, on_stop_check, w);
+}
+
+void worker_stop(struct worker *w)
+{
+    struct inbox_msg *m = xcalloc(1, sizeof *m);
+    m->fn = on_stop;
+    inbox_push(w->inbox, m);
+}

@@ -1,0 +1,62 @@
+/*
+ * A worker: one thread, one loop, and on it the client streams (edge) and accounts (sm) that live there. It ties together
+ * what does not know each other: sockets to edge, edge to sm by envelope, sm to storage.
+ *
+ * slot -> home node by the ring, then slot mod workers -> worker. A stream moves to its home worker once it is authenticated.
+ */
+#ifndef ROOKERY_WORKER_H
+#define ROOKERY_WORKER_H
+
+#include "edge.h"
+#include "sm.h"
+
+#include <pthread.h>
+
+struct node;
+
+struct worker {
+    struct node *node;
+    uint16_t index;
+    pthread_t thread;
+    bool running;
+    struct loop *loop;
+    struct inbox *inbox;
+    struct conn_io *io;
+    struct xml_pool *parsers;
+    struct edge *edge;
+    struct sm *sm;
+    struct store_client *store;
+    struct listener **listeners;
+    size_t listener_count;
+    struct inbox_msg *local_head, **local_tail; /* envelopes for this very worker */
+    bool draining;
+    struct task drain;
+    struct timer stop_check;
+    uint64_t stop_by_ms;
+};
+
+/* What all workers share and none changes, but for `config` and `tls`, which the main thread replaces on reload. */
+struct node {
+    const struct config *config;
+    struct tls *tls;
+    struct store *store;
+    struct blocking *blocking;
+    struct ip_limits *ips;
+    struct worker *workers;
+    uint16_t worker_count;
+};
+
+/* Opens the worker's listeners; *why (malloc'd) on error. Runs on the main thread, before worker_run. */
+enum err worker_init(struct worker *w, struct node *n, uint16_t index, char **why) WARN_UNUSED;
+/* Runs the loop until the worker has stopped. */
+void worker_run(struct worker *w);
+void worker_free(struct worker *w);
+struct worker *worker_home(struct node *n, const struct jid *bare);
+/* Any worker's thread: sends on behalf of w. Consumes *e. */
+void worker_send(struct worker *w, struct envelope **e);
+/* Any thread: the worker takes the configuration and certificates; done(arg) runs on it afterwards. */
+void worker_reload(struct worker *w, const struct config *c, struct tls *tls, void (*done)(void *arg), void *arg);
+/* Any thread: no new connections, streams are closed, what is under way is written, then worker_run returns. */
+void worker_stop(struct worker *w);
+
+#endif
