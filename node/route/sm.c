@@ -425,10 +425,27 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
     account_unpin(a);
 }
 
+/* Stanzas for remote domains (no s2s yet), and for a host of ours as such: only iqs are for it, and those come as ENV_SELF. */
+static bool handle_no_account(struct sm *s, struct envelope *e)
+{
+    if (e->kind != ENV_ROUTE || (e->jid->local_len && sm_is_local(s, e->jid)))
+        return false;
+    if (!sm_is_local(s, e->jid))
+        envelope_bounce(s, e, SE_REMOTE_SERVER_NOT_FOUND, NULL);
+    else if (e->stanza_kind == STANZA_MESSAGE && e->stanza_type != MESSAGE_HEADLINE)
+        envelope_bounce(s, e, SE_SERVICE_UNAVAILABLE, NULL);
+    envelope_committed(s, e);
+    return true;
+}
+
 void sm_handle(struct sm *s, struct envelope **ep)
 {
     if ((*ep)->kind == ENV_AUTH) {
         handle_auth(s, ep);
+        return;
+    }
+    if (handle_no_account(s, *ep)) {
+        env_free(ep);
         return;
     }
     struct account *a = account_get(s, (*ep)->jid);
