@@ -3,9 +3,10 @@
  *
  * Asynchronous. Every call copies what it is given, returns at once, and its callback runs exactly once, later, on the
  * calling worker (through its inbox), never inside the call. Callbacks of one worker run in the order of its calls, and a
- * read sees every write called before it on the same worker. Writes are grouped: while one transaction is in flight the
+ * read sees every write called before it on the same worker (archive_purge alone is outside this order: it may take long). Writes are grouped: while one transaction is in flight the
  * next is collected; a callback with OK means committed (single node: SQLite WAL, synchronous=FULL).
  * ERR_UNKNOWN means nobody knows whether it was written. ERR_BUSY: the queue is full (max_queued), nothing was written.
+ * Writes for an owner that does not exist (any more): ERR_NOT_FOUND; reads find nothing.
  *
  * There is no cancel: callers hand an arg that survives them (an account pinned by a pending count, or an id to look up).
  *
@@ -26,7 +27,7 @@ struct store_client; /* one per worker: knows the inbox that gets the callbacks 
 struct store_config {
     const char *driver;  /* "memory", "sqlite" */
     const char *path;    /* sqlite: file; ":memory:" is not for production */
-    uint32_t max_queued; /* operations waiting; default 100,000 */
+    uint32_t max_queued; /* operations called whose callback has not run, all workers together; default 100,000 */
     uint32_t max_batch;  /* operations per transaction; default 2,000 */
 };
 
@@ -36,6 +37,8 @@ enum err store_open(const struct store_config *c, struct store **out, char **why
 /* Commits what is queued, then closes. Clients are freed before. */
 void store_close(struct store **s);
 struct store_client *store_client_new(struct store *s, struct inbox *inbox);
+/* On the worker's thread, not from a callback, before inbox_free. No callback of this client runs any more; what it called
+ * is still written. */
 void store_client_free(struct store_client **c);
 
 typedef void store_done_fn(void *arg, enum err e);
@@ -115,9 +118,10 @@ struct archive_item {
     struct bytes *stanza;     /* canonical message as received by the owner, without our <stanza-id/>; shared, not copied */
     uint64_t session, seq;    /* the sender's (session, seq): the session record's in_seq becomes seq in this transaction; session 0: none */
 };
-/* Group-committed; the hot path. The item is copied, the stanza referenced. */
+/* Group-committed; the hot path. The item is copied, the stanza referenced. ERR_EXISTS: the owner has this id already. */
 void store_archive_put(struct store_client *c, int64_t owner, const struct archive_item *it, store_done_fn *, void *arg);
-/* Raises the watermark (never lowers it) and removes ARCHIVE_HIDDEN rows at or below it. */
+/* Raises the watermark (never lowers it) and removes ARCHIVE_HIDDEN rows at or below it. Loading an account looks at every
+ * row above it, so raise it past what was sent too when nothing waits. */
 void store_watermark_set(struct store_client *c, int64_t owner, uint64_t id, store_done_fn *, void *arg);
 
 struct archive_query {
@@ -148,7 +152,8 @@ void store_archive_has(struct store_client *c, int64_t owner, uint64_t id, store
 /* First and last row in MAM's view; ids 0 when empty. */
 typedef void store_meta_fn(void *arg, enum err e, uint64_t first_id, uint64_t last_id, uint64_t count);
 void store_archive_meta(struct store_client *c, int64_t owner, store_meta_fn *, void *arg);
-/* Deletes rows with id < before (of one owner, or of all with owner 0) that are not waiting for delivery; count by callback. */
+/* Deletes rows with id < before (of one owner, or of all with owner 0) that are not waiting for delivery; count by callback.
+ * Goes in steps between the batches of others. */
 typedef void store_count_fn(void *arg, enum err e, uint64_t n);
 void store_archive_purge(struct store_client *c, int64_t owner, uint64_t before, store_count_fn *, void *arg);
 
@@ -161,6 +166,7 @@ struct session_record {
     uint64_t expires_unix;  /* seconds; older ones are removed now and then */
     uint64_t in_seq;        /* last committed (find only) */
 };
+/* A session that exists keeps its in_seq. ERR_EXISTS: the token hash is another session's. */
 void store_session_put(struct store_client *c, const struct session_record *r, store_done_fn *, void *arg);
 typedef void store_session_fn(void *arg, enum err e, const struct session_record *r); /* ERR_NOT_FOUND */
 void store_session_find(struct store_client *c, const uint8_t token_hash[32], store_session_fn *, void *arg);

@@ -150,8 +150,8 @@ class Rookery(Server):
                        {"address": "127.0.0.1", "port": self.tls_port, "mode": "tls"},
                        {"address": "127.0.0.1", "port": self.auto_port, "mode": "auto"}],
             "node": {"workers": 2},
-            "storage": {"driver": "sqlite", "path": self.dir / "rookery.db"},
-            "control": {"socket": self.dir / "rookeryd.sock"},
+            "storage": {"driver": "sqlite", "path": self.dir / "rookery.sqlite"},
+            "control": {"socket": self.dir / "rookeryctl.sock"},
             "log": {"level": "debug"},
             # every test comes from one address, and many log in wrongly on purpose
             "c2s": {"max_failed_per_ip": 100000, "max_unauthenticated_per_ip": 10000},
