@@ -58,8 +58,12 @@ static bool fold_name(const char *in, char out[NAME_MAX_BYTES + 1])
         n--;
     if (!n || n > NAME_MAX_BYTES)
         return false;
-    for (size_t i = 0; i < n; i++)
-        out[i] = in[i] >= 'A' && in[i] <= 'Z' ? (char)(in[i] | 0x20) : in[i];
+    for (size_t i = 0; i < n; i++) {
+        bool upper = in[i] >= 'A' && in[i] <= 'Z';
+        out[i] = upper ? (char)(in[i] | 0x20) : in[i];
+        if (!upper && !(in[i] >= 'a' && in[i] <= 'z') && !(in[i] >= '0' && in[i] <= '9') && !strchr(".-_", in[i]))
+            return false;
+    }
     out[n] = 0;
     return true;
 }

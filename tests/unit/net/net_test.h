@@ -46,9 +46,9 @@ static char test_dir[64];
 
 static inline const char *in_dir(const char *name)
 {
-    static char paths[8][128];
+    static char paths[32][128];
     static unsigned next;
-    char *p = paths[next++ % 8];
+    char *p = paths[next++ % 32];
     snprintf(p, sizeof paths[0], "%s/%s", test_dir, name);
     return p;
 }
