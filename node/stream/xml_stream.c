@@ -193,7 +193,7 @@ static void keep_header(struct xml_stream *s, struct xml_builder *b, const char 
         xml_escape(&h, b->content_ns, strlen(b->content_ns), true);
         buf_str(&h, "\"");
     }
-    buf_add(&h, buf_data(&b->prefixes), b->prefixes.len);
+    buf_str(&h, buf_cstr(&b->prefixes));
     buf_str(&h, ">");
     for (unsigned i = 0; i < sizeof usual_headers / sizeof *usual_headers && !s->prime; i++)
         if (!strcmp(buf_cstr(&h), usual_headers[i]))
