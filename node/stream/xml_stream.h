@@ -3,8 +3,10 @@
  *
  * Bytes in, at most one event per top-level thing out. Before expat sees a byte it has passed: UTF-8 (no overlong
  * forms, surrogates, U+FFFE/F), no NUL, first byte '<' or white space or a UTF-8 BOM. Doctype, comment, PI, non-predefined
- * entity: restricted-xml. XML declaration with an encoding other than UTF-8: unsupported-encoding. Limits are in raw bytes
- * since the end of the last stanza, counted before expat's event.
+ * entity: restricted-xml. Bytes that are not UTF-8, an XML declaration with another encoding: unsupported-encoding. Text
+ * between stanzas: bad-format. A limit: policy-violation. All else expat refuses, undeclared prefixes too: not-well-formed.
+ * Limits are in raw bytes since the end of the last stanza, counted before expat's event; white space between stanzas is free.
+ * What is cut where never changes the events: expat is given one whole tag at a time (xml_lex.h), callbacks run outside of it.
  *
  * Parsers are expensive in memory, so a worker owns a pool: a stream that stands between two stanzas may lose its parser
  * to another and gets one back, primed with its own header, when bytes come. One thread.
@@ -16,13 +18,14 @@
 
 struct xml_limits {
     uint32_t max_stanza_bytes; /* default 10 KiB before authentication, 256 KiB c2s, 512 KiB s2s */
-    uint16_t max_depth;        /* 64 */
-    uint16_t max_attributes;   /* 64 per element */
+    uint16_t max_depth;        /* 64, the stanza itself is 1 */
+    uint16_t max_attributes;   /* 64 per element, namespace declarations counted */
     uint32_t max_children;     /* 10,000 per element */
-};
+}; /* and the tree's memory: 4 * max_stanza_bytes + 64 KiB */
 
 struct xml_pool;
-/* At most hot parsers stay attached to streams between stanzas; the least recently used one is parked first. */
+/* A parked stream takes about 150 bytes, and its header's name and namespaces when they are not the usual ones.
+ * At most hot parsers stay attached to streams between stanzas; the least recently used one is parked first. */
 struct xml_pool *xml_pool_new(unsigned hot);
 void xml_pool_free(struct xml_pool **p); /* after all its streams */
 
@@ -49,14 +52,15 @@ void xml_stream_detach(struct xml_stream *s);
 void xml_stream_attach(struct xml_stream *s, struct xml_pool *pool);
 
 /* Feeds bytes; callbacks run inside. STREAM_OK, or why the stream must be closed (*why: English detail for <text/>).
- * After an error or </stream:stream> further bytes are ignored. */
+ * After an error or </stream:stream> further bytes are ignored; the error is returned again. */
 enum stream_error xml_stream_feed(struct xml_stream *s, const char *p, size_t n, size_t *used, const char **why) WARN_UNUSED;
 /* True between stanzas (or before the header): nothing half-received. */
 bool xml_stream_idle(const struct xml_stream *s);
 
-/* One complete element of our own making (storage, mesh) into a tree; the same gate. NULL when it is not one element. */
+/* One complete element of our own making (storage, mesh) into a tree; the same gate, any thread. Without an xmlns it is in
+ * no namespace (""). NULL when it is not one element. */
 struct xml *xml_parse(struct arena *a, const char *p, size_t n);
-/* One stanza of our own making. NULL when malformed. Yours. */
+/* One stanza of our own making, as stanza_bytes wrote it. NULL when malformed. Yours. */
 struct stanza *stanza_parse(const char *p, size_t n);
 
 #endif

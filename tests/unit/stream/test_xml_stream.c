@@ -8,6 +8,7 @@
 #include "utf8.h"
 #include "xml_stream.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -500,6 +501,32 @@ static void test_many_parked(void **state)
     xml_pool_free(&pool);
 }
 
+/* What a parked stream keeps: sixty thousand of them must fit beside everything else. */
+static void test_parked_memory(void **state)
+{
+    (void)state;
+    enum { N = 1000 };
+    struct xml_pool *pool = xml_pool_new(1);
+    static struct peer p[N];
+    struct mallinfo2 before = {0};
+    for (int i = 0; i < N; i++) {
+        peer_init(&p[i], pool);
+        feed_str(&p[i], HEADER "<a>1</a>");
+        buf_free(&p[i].events);
+        if (i == 9)
+            before = mallinfo2();
+    }
+    size_t each = (mallinfo2().uordblks - before.uordblks) / (N - 10);
+    if (before.uordblks) /* sanitizers have an allocator of their own */
+        assert_in_range(each, 1, 400);
+    for (int i = 0; i < N; i++) {
+        feed_str(&p[i], "<b/>");
+        assert_int_equal(p[i].elements, 2);
+        peer_done(&p[i]);
+    }
+    xml_pool_free(&pool);
+}
+
 static void test_big_stanza_then_parked(void **state)
 {
     (void)state;
@@ -698,25 +725,16 @@ static void test_utf8(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_life),
-        cmocka_unit_test(test_text),
-        cmocka_unit_test(test_namespaces),
-        cmocka_unit_test(test_restricted),
-        cmocka_unit_test(test_encoding),
-        cmocka_unit_test(test_malformed),
-        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_attribute_limit),
-        cmocka_unit_test(test_dripping),
-        cmocka_unit_test(test_memory_limit),
-        cmocka_unit_test(test_limits_change),
-        cmocka_unit_test(test_prompt),
-        cmocka_unit_test(test_parking),
-        cmocka_unit_test(test_many_parked),
-        cmocka_unit_test(test_big_stanza_then_parked),
-        cmocka_unit_test(test_moving),
-        cmocka_unit_test(test_change_in_callback),
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_parse),
+        cmocka_unit_test(test_life),          cmocka_unit_test(test_text),
+        cmocka_unit_test(test_namespaces),    cmocka_unit_test(test_restricted),
+        cmocka_unit_test(test_encoding),      cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_limits),        cmocka_unit_test(test_attribute_limit),
+        cmocka_unit_test(test_dripping),      cmocka_unit_test(test_memory_limit),
+        cmocka_unit_test(test_limits_change), cmocka_unit_test(test_prompt),
+        cmocka_unit_test(test_parking),       cmocka_unit_test(test_many_parked),
+        cmocka_unit_test(test_parked_memory), cmocka_unit_test(test_big_stanza_then_parked),
+        cmocka_unit_test(test_moving),        cmocka_unit_test(test_change_in_callback),
+        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_parse),
         cmocka_unit_test(test_utf8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
