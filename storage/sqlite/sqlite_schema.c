@@ -49,15 +49,17 @@ static int64_t query_int(sqlite3 *db, const char *sql, int64_t none)
     return none;
 }
 
+/* Measured with 500 byte rows to random owners: 4 KiB pages cost 25 us a row, 8 KiB 27; what counts is pages written.
+ */
 static int settings(sqlite3 *db)
 {
     sqlite3_busy_timeout(db, 5000);
     int rc =
-        sqlite3_exec(db, "PRAGMA page_size=8192; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;", NULL, NULL, NULL);
+        sqlite3_exec(db, "PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;", NULL, NULL, NULL);
     /* The cache in KiB, the WAL in pages: 16 MiB each. A checkpoint stops this thread, so not too often, not too long.
      */
     if (!rc)
-        rc = sqlite3_exec(db, "PRAGMA cache_size=-16384; PRAGMA wal_autocheckpoint=2048; PRAGMA temp_store=MEMORY;",
+        rc = sqlite3_exec(db, "PRAGMA cache_size=-16384; PRAGMA wal_autocheckpoint=4000; PRAGMA temp_store=MEMORY;",
                           NULL, NULL, NULL);
     return rc;
 }

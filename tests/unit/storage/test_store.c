@@ -1,0 +1,942 @@
+/* One suite for every driver: what store.h promises. */
+#include "store_fixture.h"
+
+#include <pthread.h>
+#include <time.h>
+
+struct fixture {
+    const char *driver;
+    char path[64];
+    struct store *s;
+    struct worker *w;
+};
+
+static struct fixture fixture;
+
+static int setup(void **state, const char *driver)
+{
+    fixture = (struct fixture){.driver = driver};
+    path_make(fixture.path);
+    fixture.s = store_at(driver, fixture.path);
+    fixture.w = worker_new(fixture.s);
+    *state = &fixture;
+    return 0;
+}
+
+static int setup_memory(void **state)
+{
+    return setup(state, "memory");
+}
+
+static int setup_sqlite(void **state)
+{
+    return setup(state, "sqlite");
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    if (f->w)
+        worker_free(&f->w);
+    store_close(&f->s);
+    path_remove(f->path);
+    return 0;
+}
+
+static struct worker *worker_of(void **state)
+{
+    return ((struct fixture *)*state)->w;
+}
+
+/* ---- accounts ---- */
+
+static void test_account_life(void **state)
+{
+    struct worker *w = worker_of(state);
+    struct credentials one = keys(1), two = keys(100);
+    assert_int_equal(create(w, "alice@a.example"), OK);
+    assert_int_equal(create(w, "alice@a.example"), ERR_EXISTS);
+    struct answer get = {.w = w};
+    store_account_credentials_get(w->c, jid(w, "alice@a.example/phone"), on_credentials,
+                                  &get); /* the bare part counts */
+    assert_int_equal(await(&get), OK);
+    assert_memory_equal(&get.credentials, &one, sizeof one);
+
+    struct answer set = {.w = w}, again = {.w = w};
+    store_account_credentials_set(w->c, jid(w, "alice@a.example"), &two, on_done, &set);
+    assert_int_equal(await(&set), OK);
+    store_account_credentials_get(w->c, jid(w, "alice@a.example"), on_credentials, &again);
+    assert_int_equal(await(&again), OK);
+    assert_memory_equal(&again.credentials, &two, sizeof two);
+}
+
+static void test_account_missing(void **state)
+{
+    struct worker *w = worker_of(state);
+    struct credentials cr = keys(1);
+    struct answer get = {.w = w}, set = {.w = w}, del = {.w = w}, ld = {.w = w};
+    const struct jid *nobody = jid(w, "nobody@a.example");
+    store_account_credentials_get(w->c, nobody, on_credentials, &get);
+    assert_int_equal(await(&get), ERR_NOT_FOUND);
+    store_account_credentials_set(w->c, nobody, &cr, on_done, &set);
+    assert_int_equal(await(&set), ERR_NOT_FOUND);
+    store_account_delete(w->c, nobody, on_done, &del);
+    assert_int_equal(await(&del), ERR_NOT_FOUND);
+    store_account_load(w->c, nobody, 0, on_account, &ld);
+    assert_int_equal(await(&ld), ERR_NOT_FOUND);
+}
+
+static void test_account_list(void **state)
+{
+    struct worker *w = worker_of(state);
+    static const char *const all[] = {"d@a.example", "b@a.example", "a@b.example", "c@a.example", "a@a.example"};
+    for (size_t i = 0; i < 5; i++)
+        assert_int_equal(create(w, all[i]), OK);
+    struct answer a = {.w = w}, b = {.w = w}, c = {.w = w};
+    store_account_list(w->c, "a.example", NULL, 100, on_list, &a);
+    assert_int_equal(await(&a), OK);
+    assert_int_equal(a.n, 4);
+    for (size_t i = 0; i < 4; i++)
+        assert_int_equal(a.jids[i][0], 'a' + (int)i);
+    store_account_list(w->c, "a.example", "a@a.example", 2, on_list, &b);
+    assert_int_equal(await(&b), OK);
+    assert_int_equal(b.n, 2);
+    assert_string_equal(b.jids[0], "b@a.example");
+    assert_string_equal(b.jids[1], "c@a.example");
+    store_account_list(w->c, "none.example", NULL, 2, on_list, &c);
+    assert_int_equal(await(&c), OK);
+    assert_int_equal(c.n, 0);
+}
+
+static void roster_put(struct worker *w, int64_t owner, const struct roster_item *it, enum err expected)
+{
+    struct answer a = {.w = w};
+    store_roster_put(w->c, owner, it, on_done, &a);
+    assert_int_equal(await(&a), expected);
+}
+
+static enum err value_set(struct worker *w, int64_t owner, const char *key, const char *value)
+{
+    struct answer a = {.w = w};
+    struct bytes *b = value ? bytes_new(value, strlen(value)) : NULL;
+    store_value_set(w->c, owner, key, b, on_done, &a);
+    bytes_unref(&b);
+    return await(&a);
+}
+
+static enum err value_get(struct worker *w, int64_t owner, const char *key, const char **value)
+{
+    struct answer a = {.w = w};
+    store_value_get(w->c, owner, key, on_value, &a);
+    enum err e = await(&a);
+    *value = a.value;
+    return e;
+}
+
+static void test_account_delete(void **state)
+{
+    struct worker *w = worker_of(state);
+    uint64_t later = (uint64_t)time(NULL) + 1000;
+    int64_t owner = new_owner(w, "alice@a.example"), other = new_owner(w, "bob@a.example");
+    const char *value;
+    roster_put(w, owner, &(struct roster_item){.jid = "bob@a.example", .version = 3}, OK);
+    assert_int_equal(value_set(w, owner, "x y", "z"), OK);
+    assert_int_equal(put(w, owner, item(10, ARCHIVE_DELIVER, "bob@a.example")), OK);
+    assert_int_equal(put(w, other, item(10, ARCHIVE_DELIVER, "alice@a.example")), OK);
+    assert_int_equal(session_put(w, 1, 1, "alice@a.example/r", later), OK);
+    assert_int_equal(session_put(w, 2, 2, "bob@a.example/r", later), OK);
+    struct answer del = {.w = w};
+    store_account_delete(w->c, jid(w, "alice@a.example"), on_done, &del);
+    assert_int_equal(await(&del), OK);
+
+    /* What comes late for the old account meets nobody. */
+    assert_int_equal(put(w, owner, item(11, 0, "bob@a.example")), ERR_NOT_FOUND);
+    assert_int_equal(value_set(w, owner, "x y", "z"), ERR_NOT_FOUND);
+    assert_int_equal(session(w, 1).e, ERR_NOT_FOUND);
+    assert_int_equal(session(w, 2).e, OK);
+    int64_t fresh = new_owner(w, "alice@a.example");
+    assert_true(fresh != owner);
+    struct account_data d = load(w, "alice@a.example");
+    assert_int_equal(d.last_id + d.waiting + d.roster_count + d.roster_version, 0);
+    assert_int_equal(value_get(w, fresh, "x y", &value), ERR_NOT_FOUND);
+    assert_int_equal(load(w, "bob@a.example").waiting, 1);
+}
+
+/* ---- roster, lists, values ---- */
+
+static const struct roster_item *contact(const struct account_data *d, const char *name)
+{
+    for (size_t i = 0; i < d->roster_count; i++)
+        if (!strcmp(d->roster[i].jid, name))
+            return &d->roster[i];
+    fail_msg("no contact %s", name);
+    return NULL;
+}
+
+static void test_roster(void **state)
+{
+    struct worker *w = worker_of(state);
+    int64_t owner = new_owner(w, "alice@a.example");
+    struct bytes *request = bytes_new("<presence type='subscribe'/>", 28);
+    static const char *const groups[] = {"Friends", "", "Work 'n\" stuff"};
+    roster_put(w, owner,
+               &(struct roster_item){.jid = "bob@b.example",
+                                     .name = "Bob",
+                                     .subscription = SUB_BOTH,
+                                     .in_roster = true,
+                                     .version = 5,
+                                     .groups = groups,
+                                     .group_count = 3},
+               OK);
+    roster_put(w, owner,
+               &(struct roster_item){
+                   .jid = "carol@b.example", .ask = true, .approved = true, .version = 6, .request = request},
+               OK);
+    struct account_data d = load(w, "alice@a.example");
+    assert_int_equal(d.roster_version, 6);
+    assert_int_equal(d.roster_count, 2);
+    const struct roster_item *bob = contact(&d, "bob@b.example"), *carol = contact(&d, "carol@b.example");
+    assert_string_equal(bob->name, "Bob");
+    assert_int_equal(bob->subscription, SUB_BOTH);
+    assert_true(bob->in_roster && !bob->ask && !bob->approved && !bob->request);
+    assert_int_equal(bob->version, 5);
+    assert_int_equal(bob->group_count, 3);
+    for (size_t i = 0; i < 3; i++)
+        assert_string_equal(bob->groups[i], groups[i]);
+    assert_null(carol->name);
+    assert_true(!carol->in_roster && carol->ask && carol->approved && carol->group_count == 0);
+    assert_int_equal(carol->request->len, 28);
+    assert_memory_equal(carol->request->data, request->data, 28);
+    bytes_unref(&request);
+}
+
+static void test_roster_change(void **state)
+{
+    struct worker *w = worker_of(state);
+    int64_t owner = new_owner(w, "alice@a.example");
+    static const char *const groups[] = {"Friends"};
+    struct roster_item it = {.jid = "bob@b.example", .name = "Bob", .version = 5, .groups = groups, .group_count = 1};
+    roster_put(w, owner, &it, OK);
+    it = (struct roster_item){.jid = "bob@b.example", .version = 7, .subscription = SUB_TO};
+    roster_put(w, owner, &it, OK);
+    struct account_data d = load(w, "alice@a.example");
+    assert_int_equal(d.roster_count, 1);
+    assert_null(d.roster[0].name);
+    assert_int_equal(d.roster[0].group_count, 0);
+    assert_int_equal(d.roster[0].subscription, SUB_TO);
+    struct answer del = {.w = w};
+    store_roster_delete(w->c, owner, "bob@b.example", 8, on_done, &del);
+    assert_int_equal(await(&del), OK);
+    d = load(w, "alice@a.example");
+    assert_int_equal(d.roster_count, 0);
+    assert_int_equal(d.roster_version, 8);
+    roster_put(w, owner + 1000, &it, ERR_NOT_FOUND);
+}
+
+static void test_blocked_and_prefs(void **state)
+{
+    struct worker *w = worker_of(state);
+    int64_t owner = new_owner(w, "alice@a.example");
+    static const char *const jids[] = {"spam.example", "x@y.example/z", "q@y.example"};
+    struct bytes *prefs = bytes_new("a\0b", 3);
+    struct answer a = {.w = w}, b = {.w = w}, c = {.w = w}, d = {.w = w}, e = {.w = w};
+    store_blocked_set(w->c, owner, jids, 3, on_done, &a);
+    assert_int_equal(await(&a), OK);
+    store_mam_prefs_set(w->c, owner, prefs, on_done, &b);
+    assert_int_equal(await(&b), OK);
+    struct account_data l = load(w, "alice@a.example");
+    assert_int_equal(l.blocked_count, 3);
+    for (size_t i = 0; i < 3; i++)
+        assert_string_equal(l.blocked[i], jids[i]);
+    assert_int_equal(l.mam_prefs->len, 3);
+    assert_memory_equal(l.mam_prefs->data, "a\0b", 3);
+    store_blocked_set(w->c, owner, jids + 1, 1, on_done, &c);
+    assert_int_equal(await(&c), OK);
+    l = load(w, "alice@a.example");
+    assert_int_equal(l.blocked_count, 1);
+    assert_string_equal(l.blocked[0], "x@y.example/z");
+    store_blocked_set(w->c, owner, NULL, 0, on_done, &d);
+    assert_int_equal(await(&d), OK);
+    assert_int_equal(load(w, "alice@a.example").blocked_count, 0);
+    store_blocked_set(w->c, owner + 1000, jids, 3, on_done, &e);
+    assert_int_equal(await(&e), ERR_NOT_FOUND);
+    bytes_unref(&prefs);
+}
+
+static void test_values(void **state)
+{
+    struct worker *w = worker_of(state);
+    int64_t owner = new_owner(w, "alice@a.example"), other = new_owner(w, "bob@a.example");
+    const char *value;
+    assert_int_equal(value_get(w, owner, "vcard-temp vCard", &value), ERR_NOT_FOUND);
+    assert_int_equal(value_set(w, owner, "vcard-temp vCard", "<vCard/>"), OK);
+    assert_int_equal(value_set(w, owner, "it's \"; DROP TABLE value; --", ""), OK);
+    assert_int_equal(value_get(w, owner, "vcard-temp vCard", &value), OK);
+    assert_string_equal(value, "<vCard/>");
+    assert_int_equal(value_get(w, owner, "it's \"; DROP TABLE value; --", &value), OK);
+    assert_string_equal(value, "");
+    assert_int_equal(value_get(w, other, "vcard-temp vCard", &value), ERR_NOT_FOUND);
+    assert_int_equal(value_set(w, owner, "vcard-temp vCard", "2"), OK);
+    assert_int_equal(value_get(w, owner, "vcard-temp vCard", &value), OK);
+    assert_string_equal(value, "2");
+    assert_int_equal(value_set(w, owner, "vcard-temp vCard", NULL), OK);
+    assert_int_equal(value_get(w, owner, "vcard-temp vCard", &value), ERR_NOT_FOUND);
+}
+
+/* ---- archive: every filter against a plain model ---- */
+
+enum { ROWS = 40 };
+
+static struct archive_item model[ROWS];
+
+static void model_fill(struct worker *w, int64_t owner)
+{
+    static const char *const peers[] = {"bob@b.example/phone", "bob@b.example/desk", "bob@b.example",
+                                        "bobby@b.example/phone", "b.example"};
+    static const unsigned flags[] = {0, ARCHIVE_OUT, ARCHIVE_DELIVER, ARCHIVE_DELIVER | ARCHIVE_HIDDEN};
+    struct answer a[ROWS];
+    for (unsigned i = 0; i < ROWS; i++) {
+        model[i] = item(100 + 10 * i, flags[(i * 7 + i / 4) % 4], peers[i % 5]);
+        a[i] = (struct answer){.w = w};
+        put_async(w, owner, model[i], on_done, &a[i]);
+    }
+    for (unsigned i = 0; i < ROWS; i++) {
+        while (!a[i].calls)
+            loop_run(w->loop);
+        assert_int_equal(a[i].e, OK);
+    }
+}
+
+static bool model_view(const struct archive_item *m, bool deliverable)
+{
+    return deliverable ? (m->flags & ARCHIVE_DELIVER) != 0 : (m->flags & ARCHIVE_HIDDEN) == 0;
+}
+
+static bool model_fits(const struct archive_item *m, const struct archive_query *q)
+{
+    bool listed = q->n_ids == 0;
+    for (size_t i = 0; i < q->n_ids; i++)
+        listed |= q->ids[i] == m->id;
+    bool with = !q->with || !strcmp(m->peer, q->with);
+    if (q->with && !strchr(q->with, '/'))
+        with |= !strncmp(m->peer, q->with, strlen(q->with)) && m->peer[strlen(q->with)] == '/';
+    return listed && with && model_view(m, q->deliverable) && m->id >= q->start_id && m->id <= q->end_id;
+}
+
+static void check_query(struct worker *w, const struct archive_query *q)
+{
+    const struct archive_item *expected[ROWS];
+    size_t n = 0;
+    int64_t total = 0;
+    for (size_t i = 0; i < ROWS; i++) {
+        if (!model_fits(&model[i], q))
+            continue;
+        total++;
+        if (model[i].id > q->after_id && model[i].id < q->before_id)
+            expected[n++] = &model[i];
+    }
+    size_t rows = n < q->max ? n : q->max;
+    struct answer a = find(w, q);
+    assert_int_equal(a.e, OK);
+    assert_int_equal(a.n, rows);
+    assert_int_equal(a.more, n > rows);
+    assert_int_equal(a.total, q->want_count ? total : -1);
+    for (size_t i = 0; i < rows; i++) {
+        const struct archive_item *m = expected[q->backwards ? n - rows + i : i];
+        char body[64];
+        snprintf(body, sizeof body, "<message id='%llu'/>", (unsigned long long)m->id);
+        assert_int_equal(a.rows[i].id, m->id);
+        assert_int_equal(a.rows[i].flags, m->flags);
+        assert_string_equal(a.rows[i].peer, m->peer);
+        assert_string_equal(a.rows[i].stanza, body);
+        assert_int_equal(a.rows[i].stanza_len, strlen(body));
+    }
+    arena_free(&w->arena);
+    w->arena = arena_new();
+}
+
+static void check_bounds(struct worker *w, struct archive_query q)
+{
+    static const uint64_t bounds[][4] = {{0, UINT64_MAX, 0, UINT64_MAX},
+                                         {150, UINT64_MAX, 0, UINT64_MAX},
+                                         {0, 300, 0, UINT64_MAX},
+                                         {150, 300, 0, UINT64_MAX},
+                                         {0, UINT64_MAX, 150, UINT64_MAX},
+                                         {0, UINT64_MAX, 0, 300},
+                                         {0, UINT64_MAX, 145, 300},
+                                         {150, 400, 200, 300},
+                                         {200, 300, 150, 400},
+                                         {300, 200, 0, UINT64_MAX},
+                                         {0, UINT64_MAX, 300, 200},
+                                         {0, UINT64_MAX, UINT64_MAX, UINT64_MAX},
+                                         {0, UINT64_MAX, 0, 0},
+                                         {491, UINT64_MAX, 0, UINT64_MAX},
+                                         {UINT64_MAX, UINT64_MAX, 0, UINT64_MAX},
+                                         {0, UINT64_MAX - 1, 0, UINT64_MAX}};
+    static const uint32_t max[] = {0, 1, 5, 1000};
+    for (size_t b = 0; b < sizeof bounds / sizeof *bounds; b++)
+        for (size_t m = 0; m < 4; m++)
+            for (int way = 0; way < 4; way++) {
+                q.start_id = bounds[b][0];
+                q.end_id = bounds[b][1];
+                q.after_id = bounds[b][2];
+                q.before_id = bounds[b][3];
+                q.max = max[m];
+                q.backwards = way & 1;
+                q.want_count = way & 2;
+                check_query(w, &q);
+            }
+}
+
+static void test_find(void **state)
+{
+    struct worker *w = worker_of(state);
+    static const char *const with[] = {NULL,        "bob@b.example",      "bob@b.example/phone", "bobby@b.example",
+                                       "b.example", "bob@b.example/none", "o'hara@\"b.example"};
+    int64_t owner = new_owner(w, "alice@a.example"), other = new_owner(w, "mallory@a.example");
+    model_fill(w, owner);
+    assert_int_equal(put(w, other, item(155, 0, "bob@b.example/phone")), OK);
+    for (int deliverable = 0; deliverable < 2; deliverable++)
+        for (size_t i = 0; i < sizeof with / sizeof *with; i++) {
+            struct archive_query q = query(owner);
+            q.with = with[i];
+            q.deliverable = deliverable;
+            check_bounds(w, q);
+        }
+}
+
+static void test_find_ids(void **state)
+{
+    struct worker *w = worker_of(state);
+    int64_t owner = new_owner(w, "alice@a.example");
+    uint64_t ids[ROWS], n = 0, hidden = 0;
+    model_fill(w, owner);
+    for (size_t i = ROWS; i--;) { /* any order, and one twice */
+        if (model[i].flags & ARCHIVE_HIDDEN)
+            hidden = model[i].id;
+        else if (i % 2 == 0)
+            ids[n++] = model[i].id;
+    }
+    ids[n++] = ids[0];
+    struct archive_query q = query(owner);
+    q.ids = ids;
+    q.n_ids = n;
+    check_bounds(w, q);
+    q.with = "bob@b.example";
+    check_bounds(w, q);
+
+    ids[0] = hidden; /* not in MAM's view */
+    assert_int_equal(find(w, &q).e, ERR_NOT_FOUND);
+    q.deliverable = true;
+    q.n_ids = 1;
+    assert_int_equal(find(w, &q).e, OK);
+    ids[0] = 12345;
+    q.deliverable = false;
+    assert_int_equal(find(w, &q).e, ERR_NOT_FOUND);
+    ids[0] = UINT64_MAX;
+    assert_int_equal(find(w, &q).e, ERR_NOT_FOUND);
+}
+
+static void test_has_and_meta(void **state)
+{
+    struct worker *w = worker_of(state);
+    int64_t owner = new_owner(w, "alice@a.example");
+    struct answer meta = {.w = w}, empty = {.w = w};
+    store_archive_meta(w->c, owner, on_meta, &empty);
+    assert_int_equal(await(&empty), OK);
+    assert_int_equal(empty.first + empty.last + empty.count, 0);
+    assert_int_equal(put(w, owner, item(5, ARCHIVE_DELIVER | ARCHIVE_HIDDEN, "b@b.example")), OK);
+    assert_int_equal(put(w, owner, item(6, ARCHIVE_OUT, "b@b.example")), OK);
+    assert_int_equal(put(w, owner, item(8, ARCHIVE_DELIVER, "b@b.example")), OK);
+    assert_int_equal(put(w, owner, item(9, ARCHIVE_DELIVER | ARCHIVE_HIDDEN, "b@b.example")), OK);
+    store_archive_meta(w->c, owner, on_meta, &meta);
+    assert_int_equal(await(&meta), OK);
+    assert_int_equal(meta.first, 6);
+    assert_int_equal(meta.last, 8);
+    assert_int_equal(meta.count, 2);
+    static const struct {
+        uint64_t id;
+        enum err e;
+    } has[] = {{5, ERR_NOT_FOUND},         {6, OK}, {7, ERR_NOT_FOUND}, {8, OK}, {0, ERR_NOT_FOUND},
+               {UINT64_MAX, ERR_NOT_FOUND}};
+    for (size_t i = 0; i < sizeof has / sizeof *has; i++) {
+        struct answer a = {.w = w};
+        store_archive_has(w->c, owner, has[i].id, on_done, &a);
+        assert_int_equal(await(&a), has[i].e);
+    }
+}
+
+static void test_put_errors(void **state)
+{
+    struct worker *w = worker_of(state);
+    int64_t owner = new_owner(w, "alice@a.example");
+    struct archive_item good = item(10, 0, "b@b.example");
+    struct answer a[5] = {{.w = w}, {.w = w}, {.w = w}, {.w = w}, {.w = w}};
+    put_async(w, owner, good, on_done, &a[0]);
+    put_async(w, owner, good, on_done, &a[1]); /* bad ones do not fail their neighbours */
+    put_async(w, owner + 1000, good, on_done, &a[2]);
+    put_async(w, owner, item(0, 0, "b@b.example"), on_done, &a[3]);
+    put_async(w, owner, item(11, 0, "b@b.example"), on_done, &a[4]);
+    static const enum err expected[] = {OK, ERR_EXISTS, ERR_NOT_FOUND, ERR_INVALID, OK};
+    while (!a[4].calls)
+        loop_run(w->loop);
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(a[i].calls, 1);
+        assert_int_equal(a[i].e, expected[i]);
+    }
+    struct archive_query q = query(owner);
+    assert_int_equal(find(w, &q).n, 2);
+    assert_int_equal(watermark(w, owner + 1000, 5), ERR_NOT_FOUND);
+}
+
+/* ---- offline ---- */
+
+static size_t rows_of(struct worker *w, int64_t owner, bool deliverable)
+{
+    struct archive_query q = query(owner);
+    q.deliverable = deliverable;
+    return find(w, &q).n;
+}
+
+static void test_watermark(void **state)
+{
+    struct worker *w = worker_of(state);
+    int64_t owner = new_owner(w, "alice@a.example");
+    for (uint64_t id = 1; id <= 10; id++)
+        assert_int_equal(
+            put(w, owner, item(id, id % 2 ? ARCHIVE_DELIVER | ARCHIVE_HIDDEN : ARCHIVE_DELIVER, "b@b.example")), OK);
+    assert_int_equal(put(w, owner, item(11, ARCHIVE_OUT, "b@b.example")), OK);
+    struct account_data d = load(w, "alice@a.example");
+    assert_int_equal(d.waiting, 10);
+    assert_int_equal(d.watermark, 0);
+    assert_int_equal(d.last_id, 11);
+
+    assert_int_equal(watermark(w, owner, 5), OK);
+    d = load(w, "alice@a.example");
+    assert_int_equal(d.waiting, 5);
+    assert_int_equal(d.watermark, 5);
+    assert_int_equal(rows_of(w, owner, true), 7); /* 1, 3, 5 are gone */
+    assert_int_equal(rows_of(w, owner, false), 6);
+
+    assert_int_equal(watermark(w, owner, 3), OK); /* never lower */
+    assert_int_equal(load(w, "alice@a.example").watermark, 5);
+    assert_int_equal(watermark(w, owner, 20), OK);
+    d = load(w, "alice@a.example");
+    assert_int_equal(d.waiting, 0);
+    assert_int_equal(d.last_id, 20);
+    assert_int_equal(rows_of(w, owner, true), 5);
+}
+
+static void test_purge(void **state)
+{
+    struct worker *w = worker_of(state);
+    int64_t a = new_owner(w, "a@a.example"), b = new_owner(w, "b@a.example");
+    for (uint64_t id = 1; id <= 10; id++) {
+        assert_int_equal(put(w, a, item(id, id % 2 ? ARCHIVE_DELIVER : ARCHIVE_OUT, "x@x.example")), OK);
+        assert_int_equal(put(w, b, item(id, 0, "x@x.example")), OK);
+    }
+    assert_int_equal(watermark(w, a, 4), OK);
+    assert_int_equal(purge(w, a, 8), 5); /* 1 2 3 4 6: 5 and 7 wait */
+    assert_int_equal(rows_of(w, a, false), 5);
+    assert_int_equal(rows_of(w, b, false), 10);
+    assert_int_equal(load(w, "a@a.example").waiting, 3);
+    assert_int_equal(purge(w, 0, UINT64_MAX), 12); /* 8 10, and all of b */
+    assert_int_equal(rows_of(w, a, false), 3);
+    assert_int_equal(rows_of(w, b, false), 0);
+    assert_int_equal(purge(w, 0, UINT64_MAX), 0);
+    assert_int_equal(load(w, "b@a.example").last_id, 10); /* ids are never given again */
+    assert_int_equal(load(w, "a@a.example").last_id, 10);
+}
+
+static void test_purge_many(void **state)
+{
+    struct worker *w = worker_of(state);
+    enum { N = 3500 };
+    int64_t owners[] = {new_owner(w, "a@a.example"), new_owner(w, "b@a.example"), new_owner(w, "c@a.example")};
+    struct answer last = {.w = w}, ignored = {.w = w}, count = {.w = w}, read = {.w = w};
+    for (uint64_t id = 1; id <= N; id++)
+        for (int i = 0; i < 3; i++)
+            put_async(w, owners[i], item(id, 0, "x@x.example"), on_done, id == N && i == 2 ? &last : &ignored);
+    while (!last.calls)
+        loop_run(w->loop);
+    store_archive_purge(w->c, 0, N - 9, on_count, &count); /* takes many steps, others go on meanwhile */
+    struct archive_query q = query(owners[0]);
+    q.start_id = N - 9;
+    store_archive_find(w->c, &q, on_page, &read);
+    assert_int_equal(await(&read), OK);
+    assert_int_equal(read.n, 10);
+    while (!count.calls)
+        loop_run(w->loop);
+    assert_int_equal(count.e, OK);
+    assert_int_equal(count.count, 3 * (N - 10));
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(rows_of(w, owners[i], false), 10);
+}
+
+static void test_origins(void **state)
+{
+    struct worker *w = worker_of(state);
+    int64_t owner = new_owner(w, "alice@a.example");
+    for (uint64_t id = 1; id <= 20; id++) {
+        struct archive_item it = item(id, 0, "b@b.example");
+        it.origin = id % 2 ? UINT64_MAX - id : 0;
+        assert_int_equal(put(w, owner, it), OK);
+    }
+    struct account_data d = load_since(w, "alice@a.example", 7);
+    assert_int_equal(d.origin_count, 7); /* 7 9 ... 19 */
+    for (size_t i = 0; i < 7; i++)
+        assert_true(d.origins[i] == UINT64_MAX - (7 + 2 * i));
+    for (uint64_t id = 21; id <= 320; id++) {
+        struct archive_item it = item(id, 0, "b@b.example");
+        it.origin = id;
+        assert_int_equal(put(w, owner, it), OK);
+    }
+    d = load(w, "alice@a.example");
+    assert_int_equal(d.origin_count, 256);
+    assert_int_equal(d.origins[0], 65);
+    assert_int_equal(d.origins[255], 320);
+    assert_int_equal(load_since(w, "alice@a.example", UINT64_MAX).origin_count, 0);
+}
+
+/* ---- sessions ---- */
+
+static void test_sessions(void **state)
+{
+    struct worker *w = worker_of(state);
+    uint64_t id = UINT64_MAX - 5, later = (uint64_t)time(NULL) + 1000;
+    int64_t owner = new_owner(w, "alice@a.example");
+    struct archive_item it = item(1, 0, "b@b.example");
+    it.session = id;
+    it.seq = 9;
+    assert_int_equal(put(w, owner, it), OK); /* no record: no matter */
+    assert_int_equal(session(w, 7).e, ERR_NOT_FOUND);
+    assert_int_equal(session_put(w, id, 7, "b@b.example/r", later), OK);
+    struct answer a = session(w, 7);
+    assert_int_equal(a.e, OK);
+    assert_true(a.session.session == id);
+    assert_string_equal(a.session.jid, "b@b.example/r");
+    assert_int_equal(a.session.expires_unix, later);
+    assert_int_equal(a.session.in_seq, 0);
+    for (uint64_t n = 2; n <= 5; n++) {
+        it = item(n, 0, "b@b.example");
+        it.session = id;
+        it.seq = n * 10;
+        assert_int_equal(put(w, owner, it), OK);
+    }
+    assert_int_equal(session(w, 7).session.in_seq, 50);
+    assert_int_equal(put(w, owner, it), ERR_EXISTS);
+
+    /* A new token and time keep what is counted. */
+    assert_int_equal(session_put(w, id, 8, "b@b.example/r", later + 1), OK);
+    assert_int_equal(session(w, 7).e, ERR_NOT_FOUND);
+    assert_int_equal(session(w, 8).session.in_seq, 50);
+    assert_int_equal(session_put(w, 2, 8, "b@b.example/s", later), ERR_EXISTS);
+    struct answer del = {.w = w};
+    store_session_delete(w->c, id, on_done, &del);
+    assert_int_equal(await(&del), OK);
+    assert_int_equal(session(w, 8).e, ERR_NOT_FOUND);
+}
+
+/* Everything in one batch: the counted value is seen by reads between the writes. */
+static void test_session_seq_in_batch(void **state)
+{
+    struct worker *w = worker_of(state);
+    uint64_t later = (uint64_t)time(NULL) + 1000;
+    int64_t owner = new_owner(w, "alice@a.example");
+    uint8_t token[2][32];
+    struct answer ignored = {.w = w}, seen[100];
+    memset(token[0], 1, 32);
+    memset(token[1], 2, 32);
+    assert_int_equal(session_put(w, 4096, 1, "b@b.example/1", later), OK);
+    assert_int_equal(session_put(w, 8192, 2, "b@b.example/2", later), OK);
+    for (unsigned i = 0; i < 100; i++) {
+        struct archive_item it = item(1 + i, 0, "b@b.example");
+        it.session = i % 2 ? 8192 : 4096;
+        it.seq = 1000 + i;
+        put_async(w, owner, it, on_done, &ignored);
+        seen[i] = (struct answer){.w = w};
+        store_session_find(w->c, token[i % 2], on_session, &seen[i]);
+    }
+    while (!seen[99].calls)
+        loop_run(w->loop);
+    for (unsigned i = 0; i < 100; i++)
+        assert_int_equal(seen[i].session.in_seq, 1000 + i);
+}
+
+static void test_sessions_expire(void **state)
+{
+    struct worker *w = worker_of(state);
+    uint64_t now = (uint64_t)time(NULL);
+    assert_int_equal(session_put(w, 1, 1, "b@b.example/r", now + 1000), OK);
+    assert_int_equal(session_put(w, 1, 1, "b@b.example/r", now + 2000), OK);
+    assert_int_equal(session_put(w, 2, 2, "b@b.example/s", now + 2000), OK);
+    assert_int_equal(session(w, 1).e, OK);
+    assert_int_equal(session(w, 2).e, OK);
+}
+
+/* ---- order, limits, threads ---- */
+
+struct ordered {
+    struct worker *w;
+    unsigned next, total;
+    bool calling;
+};
+
+struct ordered_call {
+    struct ordered *o;
+    unsigned number;
+    enum err e;
+    bool is_read;
+};
+
+static void ordered_answer(struct ordered_call *c, enum err e)
+{
+    assert_false(c->o->calling);
+    assert_int_equal(c->number, c->o->next);
+    c->o->next++;
+    c->e = e;
+    loop_stop(c->o->w->loop);
+}
+
+static void on_ordered(void *arg, enum err e)
+{
+    ordered_answer(arg, e);
+}
+
+static void on_ordered_page(void *arg, enum err e, const struct archive_row *rows, size_t n, bool more, int64_t total)
+{
+    struct ordered_call *c = arg;
+    (void)rows;
+    (void)more;
+    assert_int_equal(n, 1);
+    assert_int_equal(total, c->number / 2 + 1); /* exactly what was written before */
+    ordered_answer(c, e);
+}
+
+static void test_order(void **state)
+{
+    struct worker *w = worker_of(state);
+    enum { N = 600 };
+    int64_t owner = new_owner(w, "alice@a.example");
+    struct ordered o = {.w = w, .total = N};
+    static struct ordered_call calls[N];
+    struct archive_query q = query(owner);
+    q.want_count = true;
+    q.max = 1;
+    o.calling = true;
+    for (unsigned i = 0; i < N; i++) {
+        calls[i] = (struct ordered_call){.o = &o, .number = i};
+        if (i % 2 == 0)
+            put_async(w, owner, item(1 + i, 0, "b@b.example"), on_ordered, &calls[i]);
+        else
+            store_archive_find(w->c, &q, on_ordered_page, &calls[i]);
+        if (i == N / 2)
+            usleep(20000); /* several batches */
+    }
+    o.calling = false;
+    while (o.next < N)
+        loop_run(w->loop);
+    for (unsigned i = 0; i < N; i++)
+        assert_int_equal(calls[i].e, OK);
+}
+
+static void test_busy(void **state)
+{
+    struct fixture *f = *state;
+    enum { N = 50, ROOM = 20 };
+    worker_free(&f->w);
+    store_close(&f->s);
+    char *why = NULL;
+    struct store_config c = {.driver = f->driver, .path = f->path, .max_queued = ROOM};
+    assert_int_equal(store_open(&c, &f->s, &why), OK);
+    struct worker *w = f->w = worker_new(f->s), *second = worker_new(f->s);
+    int64_t owner = new_owner(w, "alice@a.example");
+    struct ordered o = {.w = w, .calling = true};
+    struct ordered_call calls[N];
+    for (unsigned i = 0; i < N; i++) {
+        calls[i] = (struct ordered_call){.o = &o, .number = i};
+        put_async(w, owner, item(1 + i, 0, "b@b.example"), on_ordered, &calls[i]);
+    }
+    o.calling = false;
+    struct answer other = {.w = second}; /* the queue is the process's, and the other had nothing in it */
+    put_async(second, owner, item(1000, 0, "b@b.example"), on_done, &other);
+    assert_int_equal(await(&other), ERR_BUSY);
+    while (o.next < N)
+        loop_run(w->loop);
+    for (unsigned i = 0; i < N; i++)
+        assert_int_equal(calls[i].e, i < ROOM ? OK : ERR_BUSY);
+    assert_int_equal(rows_of(w, owner, false), ROOM);
+    assert_int_equal(put(second, owner, item(1000, 0, "b@b.example")), OK); /* room again */
+    worker_free(&second);
+}
+
+/* A callback that calls again at once, into a queue that stays full: the loop must still turn. */
+struct stubborn {
+    struct worker *w;
+    int64_t owner;
+    unsigned tries;
+    enum err e;
+};
+
+static void on_stubborn(void *arg, enum err e)
+{
+    struct stubborn *s = arg;
+    s->e = e;
+    if (e == ERR_BUSY && s->tries++ < 100)
+        put_async(s->w, s->owner, item(5000, 0, "b@b.example"), on_stubborn, s);
+    else
+        loop_stop(s->w->loop);
+}
+
+static void test_retry_from_callback(void **state)
+{
+    struct fixture *f = *state;
+    worker_free(&f->w);
+    store_close(&f->s);
+    char *why = NULL;
+    struct store_config c = {.driver = f->driver, .path = f->path, .max_queued = 1};
+    assert_int_equal(store_open(&c, &f->s, &why), OK);
+    struct worker *w = f->w = worker_new(f->s), *other = worker_new(f->s);
+    int64_t owner = new_owner(w, "alice@a.example");
+    struct answer holds = {.w = other}; /* its worker does not run, so the one place stays taken */
+    struct stubborn s = {w, owner, 0, OK};
+    put_async(other, owner, item(1, 0, "b@b.example"), on_done, &holds);
+    put_async(w, owner, item(5000, 0, "b@b.example"), on_stubborn, &s);
+    while (s.tries <= 100)
+        loop_run(w->loop);
+    assert_int_equal(s.e, ERR_BUSY);
+    assert_int_equal(await(&holds), OK);
+    worker_free(&other);
+}
+
+enum { THREADS = 4, EACH = 500 };
+
+struct writer {
+    pthread_t thread;
+    struct store *s;
+    unsigned number;
+    bool ok;
+};
+
+static void *write_much(void *arg)
+{
+    struct writer *me = arg;
+    struct worker *w = worker_new(me->s);
+    char name[32];
+    snprintf(name, sizeof name, "user%u@a.example", me->number);
+    int64_t owner = new_owner(w, name);
+    struct ordered o = {.w = w};
+    struct ordered_call *calls = calloc(EACH, sizeof *calls);
+    for (unsigned i = 0; i < EACH; i++) {
+        calls[i] = (struct ordered_call){.o = &o, .number = i};
+        put_async(w, owner, item(1 + i, 0, "b@b.example"), on_ordered, &calls[i]);
+        if (i % 50 == 0)
+            loop_run(w->loop);
+    }
+    while (o.next < EACH)
+        loop_run(w->loop);
+    me->ok = true;
+    for (unsigned i = 0; i < EACH; i++)
+        me->ok &= calls[i].e == OK;
+    me->ok &= rows_of(w, owner, false) == EACH;
+    free(calls);
+    worker_free(&w);
+    return NULL;
+}
+
+static void test_threads(void **state)
+{
+    struct fixture *f = *state;
+    struct writer writers[THREADS];
+    for (unsigned i = 0; i < THREADS; i++) {
+        writers[i] = (struct writer){.s = f->s, .number = i};
+        assert_int_equal(pthread_create(&writers[i].thread, NULL, write_much, &writers[i]), 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(writers[i].thread, NULL);
+        assert_true(writers[i].ok);
+    }
+}
+
+/* ---- the end ---- */
+
+static void on_never(void *arg, enum err e)
+{
+    (void)arg;
+    (void)e;
+    fail_msg("callback after store_client_free");
+}
+
+static void test_close_commits(void **state)
+{
+    struct fixture *f = *state;
+    struct worker *w = f->w;
+    enum { N = 3000 };
+    int64_t owner = new_owner(w, "alice@a.example");
+    for (uint64_t id = 1; id <= N; id++)
+        put_async(w, owner, item(id, 0, "b@b.example"), on_never, NULL);
+    store_archive_purge(w->c, owner, 1, (store_count_fn *)NULL, NULL);
+    worker_free(&f->w);
+    uint8_t secret[32], zero[32] = {0};
+    memcpy(secret, store_secret(f->s), 32);
+    assert_memory_not_equal(secret, zero, 32);
+    store_close(&f->s);
+    f->s = store_at(f->driver, f->path);
+    f->w = worker_new(f->s);
+    if (!strcmp(f->driver, "memory"))
+        return; /* forgets, by nature */
+    assert_int_equal(load(f->w, "alice@a.example").owner, owner);
+    struct archive_query q = query(owner);
+    q.max = N + 1;
+    assert_int_equal(find(f->w, &q).n, N);
+    assert_memory_equal(secret, store_secret(f->s), 32);
+}
+
+static void test_unknown_driver(void **state)
+{
+    (void)state;
+    struct store *s;
+    char *why = NULL;
+    assert_int_equal(store_open(&(struct store_config){.driver = "punchcards"}, &s, &why), ERR_INVALID);
+    assert_null(s);
+    assert_non_null(strstr(why, "driver"));
+    free(why);
+}
+
+#define ON_ALL(test)                                                                                                   \
+    {#test " [memory]", test, setup_memory, teardown, NULL},                                                           \
+    {                                                                                                                  \
+#test " [sqlite]", test, setup_sqlite, teardown, NULL                                                          \
+    }
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        ON_ALL(test_account_life),
+        ON_ALL(test_account_missing),
+        ON_ALL(test_account_list),
+        ON_ALL(test_account_delete),
+        ON_ALL(test_roster),
+        ON_ALL(test_roster_change),
+        ON_ALL(test_blocked_and_prefs),
+        ON_ALL(test_values),
+        ON_ALL(test_find),
+        ON_ALL(test_find_ids),
+        ON_ALL(test_has_and_meta),
+        ON_ALL(test_put_errors),
+        ON_ALL(test_watermark),
+        ON_ALL(test_purge),
+        ON_ALL(test_purge_many),
+        ON_ALL(test_origins),
+        ON_ALL(test_sessions),
+        ON_ALL(test_session_seq_in_batch),
+        ON_ALL(test_sessions_expire),
+        ON_ALL(test_order),
+        ON_ALL(test_busy),
+        ON_ALL(test_retry_from_callback),
+        ON_ALL(test_threads),
+        ON_ALL(test_close_commits),
+        cmocka_unit_test(test_unknown_driver),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
