@@ -308,8 +308,10 @@ static void own_presence(struct hook_ctx *cx)
         directed_forget(cx->session, st->to);
     else if (st->type == PRESENCE_UNAVAILABLE)
         own_unavailable(cx->session, st);
+    else if (st->type == PRESENCE_PROBE && st->to)
+        sm_route(cx->sm, &cx->stanza); /* servers' business, not forbidden to clients: the answer follows the same rules */
     else if (!is_subscription(st->type))
-        return; /* probes and errors are for others: c2s has sent them on */
+        return;
     else if (!st->to)
         hook_error(cx, SE_BAD_REQUEST, "a subscription needs somebody");
     else if (!jid_eq_bare(st->to, cx->account->jid))
