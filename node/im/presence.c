@@ -297,6 +297,14 @@ static void own_unavailable(struct session *se, struct stanza *st)
     bytes_unref(&body);
 }
 
+/* XEP-0191 3.2 for what is not refused at the edge already. */
+static void refuse_blocked(struct hook_ctx *cx)
+{
+    struct stanza *r = stanza_error(cx->stanza, SE_NOT_ACCEPTABLE, NULL);
+    stanza_error_extra(r, NULL, "blocked", "urn:xmpp:blocking:errors");
+    session_send(cx->session, &r);
+}
+
 static void own_presence(struct hook_ctx *cx)
 {
     struct stanza *st = cx->stanza;
@@ -314,6 +322,8 @@ static void own_presence(struct hook_ctx *cx)
         return;
     else if (!st->to)
         hook_error(cx, SE_BAD_REQUEST, "a subscription needs somebody");
+    else if (account_blocks(cx->account, st->to))
+        refuse_blocked(cx);
     else if (!jid_eq_bare(st->to, cx->account->jid))
         subscription_run(cx->account, &cx->stanza, true);
 }

@@ -1,5 +1,6 @@
 /*
- * An sm with simulated time and the memory store, for tests of im/ and xep/: the harness plays c2s for any number of sessions.
+ * An sm with simulated time and the memory store, for tests of im/ and xep/: the harness plays c2s for any number of
+ * sessions.
  *
  *     struct harness *h = harness_open();
  *     harness_account(h, "romeo@example.org");
