@@ -209,7 +209,7 @@ static uint64_t harness_bind(struct harness *h, const char *full)
 }
 
 /* A client's stanza, stamped and sent the ways c2s sends it; not run yet. */
-static void harness_post(struct harness *h, uint64_t session, const char *xml)
+static inline void harness_post(struct harness *h, uint64_t session, const char *xml)
 {
     struct harness_session *s = harness_session(h, session);
     struct stanza *st = stanza_parse(xml, strlen(xml));
@@ -237,7 +237,7 @@ static void harness_send(struct harness *h, uint64_t session, const char *xml)
     harness_run(h);
 }
 
-static void harness_end(struct harness *h, uint64_t session)
+static inline void harness_end(struct harness *h, uint64_t session)
 {
     struct envelope *e = env_new(ENV_CLOSE, harness_session(h, session)->jid);
     e->session = session;
@@ -267,7 +267,7 @@ __attribute__((sentinel)) static const char *expect(struct harness *h, uint64_t 
     return got;
 }
 
-static void expect_nothing(struct harness *h, uint64_t session)
+static inline void expect_nothing(struct harness *h, uint64_t session)
 {
     struct harness_session *s = harness_session(h, session);
     if (s->read != s->write)
