@@ -245,7 +245,7 @@ static bool blocks(const struct account *a, const char *s, size_t n)
 
 bool account_blocks(const struct account *a, const struct jid *who)
 {
-    if (!a->blocked_count)
+    if (!a->blocked_count || jid_eq_bare(who, a->jid)) /* never one's own resources */
         return false;
     const char *domain = jid_domain(who);
     size_t rest = (size_t)(who->s + who->bare_len - domain);

@@ -157,7 +157,7 @@ static bool line_in(const char *list, const char *s, size_t n)
 /* XEP-0191 3.1: full JID, bare JID, domain/resource, domain. */
 static bool blocked(const struct c2s *c, const struct jid *to)
 {
-    if (!c->session.blocked)
+    if (!c->session.blocked || jid_eq_bare(to, c->session.jid)) /* never one's own account */
         return false;
     const char *list = c->session.blocked->data, *domain = jid_domain(to);
     return line_in(list, to->s, strlen(to->s)) || line_in(list, to->s, to->bare_len) ||
