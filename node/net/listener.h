@@ -12,18 +12,19 @@
 #include <sys/socket.h>
 
 struct listener;
-/* Takes the accepted, non-blocking, close-on-exec, TCP_NODELAY fd. */
+/* Takes the accepted, non-blocking, close-on-exec, TCP_NODELAY fd. IPv4 peers of "::" come as IPv4. */
 typedef void listener_fn(void *arg, int fd, const struct sockaddr *peer);
 
 /* address: numeric IPv4 or IPv6 ("::" listens on both). ERR_IO: *why (malloc'd) says what and errno's text. */
 enum err listener_new(struct loop *l, const char *address, uint16_t port, listener_fn *fn, void *arg, struct listener **out, char **why) WARN_UNUSED;
-void listener_free(struct listener **li);
+void listener_free(struct listener **li); /* not inside fn, where listener_stop is fine */
 uint16_t listener_port(const struct listener *li); /* the real one when 0 was asked */
 /* Out of descriptors: accepting pauses for a moment by itself. Draining: stop for good. */
 void listener_stop(struct listener *li);
 
 /* Unauthenticated connections and failed logins per address; shared by all workers, a short mutex. */
 struct ip_limits;
+/* 0: no limit. Memory is bounded (2^18 networks); failures are counted in slices of 10 s. */
 struct ip_limits *ip_limits_new(unsigned max_unauthenticated, unsigned max_failed_per_minute);
 void ip_limits_free(struct ip_limits **l);
 void ip_limits_set(struct ip_limits *l, unsigned max_unauthenticated, unsigned max_failed_per_minute);
