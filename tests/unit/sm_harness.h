@@ -144,10 +144,11 @@ static void harness_defaults(struct harness *h)
     c->max_cached_accounts = 100;
 }
 
-static struct harness *harness_open(void)
+/* max_queued: calls that storage takes at a time; with 1 it refuses the second of those posted together. */
+static struct harness *harness_open_limited(uint32_t max_queued)
 {
     struct harness *h = calloc(1, sizeof *h);
-    struct store_config sc = {.driver = "memory", .max_queued = 10000, .max_batch = 100};
+    struct store_config sc = {.driver = "memory", .max_queued = max_queued, .max_batch = 100};
     char *why = NULL;
     harness_defaults(h);
     h->loop = loop_sim_new(1700000000000000);
@@ -156,6 +157,11 @@ static struct harness *harness_open(void)
     h->client = store_client_new(h->store, h->inbox);
     h->sm = sm_new(h->loop, h->client, &h->config, store_secret(h->store), modules, harness_out, h);
     return h;
+}
+
+static inline struct harness *harness_open(void)
+{
+    return harness_open_limited(10000);
 }
 
 static void harness_close(struct harness *h)

@@ -159,6 +159,36 @@ static void removal_unsubscribes(void **state)
     harness_close(h);
 }
 
+/* Storage takes one change at a time here: what it refuses is as if it had never been asked. */
+static void storage_refuses(void **state)
+{
+    (void)state;
+    struct harness *h = harness_open_limited(1);
+    harness_account(h, ROMEO);
+    harness_account(h, JULIET);
+    uint64_t romeo = harness_bind(h, ROMEO "/orchard");
+    harness_send(h, romeo, ITEM("<item jid='a@b' name='old'/>"));
+    harness_send(h, romeo, "<iq type='get' id='g'><query xmlns='jabber:iq:roster'/></iq>");
+    harness_skip(h, romeo);
+    harness_post(h, romeo, ITEM("<item jid='c@d'/>"));
+    harness_post(h, romeo, ITEM("<item jid='a@b' name='new'/>"));
+    harness_post(h, romeo, ITEM("<item jid='e@f'/>"));
+    harness_post(h, romeo, ITEM("<item jid='a@b' subscription='remove'/>"));
+    harness_post(h, romeo, "<presence to='" JULIET "' type='subscribe' id='sub'/>");
+    harness_run(h);
+    expect(h, romeo, "type=\"set\"", "c@d", NULL);
+    expect(h, romeo, "type=\"result\"", NULL);
+    for (int i = 0; i < 3; i++)
+        expect(h, romeo, "<iq", "type=\"error\"", "resource-constraint", "type=\"wait\"", NULL);
+    expect(h, romeo, "<presence", "type=\"error\"", "resource-constraint", "id=\"sub\"", NULL);
+    expect_nothing(h, romeo);
+    harness_send(h, romeo, "<iq type='get' id='g'><query xmlns='jabber:iq:roster'/></iq>");
+    const char *roster = expect(h, romeo, "jid=\"a@b\"", "name=\"old\"", "jid=\"c@d\"", NULL);
+    assert_null(strstr(roster, "e@f"));
+    assert_null(strstr(roster, JULIET));
+    harness_close(h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -167,6 +197,7 @@ int main(void)
         cmocka_unit_test(refused),
         cmocka_unit_test(others_rosters),
         cmocka_unit_test(removal_unsubscribes),
+        cmocka_unit_test(storage_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

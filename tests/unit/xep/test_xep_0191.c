@@ -151,11 +151,28 @@ static void directed_ends(void **state)
     harness_close(h);
 }
 
+static void storage_refuses(void **state)
+{
+    (void)state;
+    struct harness *h = harness_open_limited(1);
+    harness_account(h, JULIET);
+    uint64_t juliet = harness_bind(h, JULIET "/balcony");
+    harness_post(h, juliet, BLOCK("<item jid='a@b'/>"));
+    harness_post(h, juliet, BLOCK("<item jid='c@d'/>"));
+    harness_run(h);
+    expect(h, juliet, "type=\"result\"", NULL);
+    expect(h, juliet, "type=\"error\"", "resource-constraint", NULL);
+    harness_send(h, juliet, LIST);
+    assert_null(strstr(expect(h, juliet, "a@b", NULL), "c@d"));
+    assert_string_equal(harness_session(h, juliet)->blocked->data, "a@b");
+    harness_close(h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(list_and_pushes), cmocka_unit_test(refused),       cmocka_unit_test(silence),
-        cmocka_unit_test(domain),          cmocka_unit_test(directed_ends),
+        cmocka_unit_test(domain),          cmocka_unit_test(directed_ends), cmocka_unit_test(storage_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
