@@ -131,16 +131,21 @@ class Raw:
             try:
                 data = data[self.socket.send(data):]
             except BlockingIOError:
-                if not select.select([], [self.socket], [], max(0, deadline - time.monotonic()))[1]:
+                if not self._ready(select.POLLOUT, deadline):
                     raise Timeout("the server reads no more") from None
             except OSError as e:
                 raise StreamClosed(f"sending: {e}") from None
+
+    def _ready(self, event, deadline):
+        poll = select.poll()  # select() knows no descriptors above 1023
+        poll.register(self.socket, event)
+        return poll.poll(max(0, deadline - time.monotonic()) * 1000)
 
     def _read(self, deadline):
         """Some bytes; b'' at the end of the connection."""
         if self.eof:
             return b""
-        if not select.select([self.socket], [], [], max(0, deadline - time.monotonic()))[0]:
+        if not self._ready(select.POLLIN, deadline):
             raise Timeout("nothing came")
         try:
             data = self.socket.recv(65536)

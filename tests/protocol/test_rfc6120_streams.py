@@ -67,8 +67,7 @@ def test_wrong_content_namespace(connect, namespace):
                                            ("1.7", None), ("one", "unsupported-version")])
 def test_version(connect, version, error):
     raw = opened(connect())
-    raw.send(raw.header_text().replace(" version='1.0'", f" version='{version}'" if version else "", 1)
-             .replace("<?xml version='2.0'?>", "").replace("<?xml?>", ""))
+    raw.send(raw.header_text().replace(" version='1.0' to", f" version='{version}' to" if version else " to"))
     if error:
         raw.expect_close(error, timeout=5)
     else:
@@ -268,7 +267,7 @@ def test_resource_is_prepared(login):
     assert login(resource="the\u00a0balcony \u2603").jid.split("/")[1] in ("the balcony \u2603", "the\u00a0balcony \u2603")
 
 
-@pytest.mark.parametrize("resource", ["x" * 1024, "\u2028line", " "])
+@pytest.mark.parametrize("resource", ["x" * 1024, "\u2028line"])
 @pytest.mark.deviates("prosody", "it binds another resource")
 def test_bad_resource(login, resource):
     raw = login(bind=False)

@@ -10,10 +10,17 @@ def messages(elements):
     return [e for e in elements if e.tag == qname("message") and e.get("type") != "error"]
 
 
+def settled(sender, to):
+    """Returns when all that was sent to the account has been dealt with: its home answers this after it, by the order that
+    holds between two entities."""
+    sender.refused("get", "<x xmlns='urn:nonsense'/>", to.split("/")[0])
+
+
 def outcome(sender, to, kind, *receivers):
     """What became of a message: (the sender's error condition or None, how many copies each receiver got)."""
     body = f"outcome {kind}"
     sender.message(to, body, kind)
+    settled(sender, to)
     for r in receivers:
         r.ping()
     errors = [condition(e) for e in sender.before() if e.tag == qname("message") and e.get("type") == "error"]
@@ -187,7 +194,7 @@ def test_offline_in_order_with_delay(sender, login, account):
     who = account()
     for i in range(20):
         sender.message(who.jid, str(i))
-    sender.ping()
+    settled(sender, who.jid)
     b = login(who)
     b.send("<presence/>")
     for i in range(20):
@@ -201,7 +208,7 @@ def test_offline_in_order_with_delay(sender, login, account):
 def test_offline_only_once(sender, login, account):
     who = account()
     sender.message(who.jid, "once")
-    sender.ping()
+    settled(sender, who.jid)
     first = login(who, presence=True)
     assert text(first.expect("message", type="chat"), "body") == "once"
     first.ping()
@@ -216,7 +223,7 @@ def test_offline_not_to_a_negative_resource(sender, login, account):
     """XEP-0160 3: only non-negative priority asks for them."""
     who = account()
     sender.message(who.jid, "later")
-    sender.ping()
+    settled(sender, who.jid)
     b = login(who)
     available(b, -1)
     assert not messages(b.before())
@@ -230,7 +237,7 @@ def test_hints_keep_from_storing(sender, login, account, extra):
     """XEP-0334."""
     who = account()
     sender.message(who.jid, "secret", extra=extra)
-    sender.ping()
+    settled(sender, who.jid)
     b = login(who)
     b.send("<presence/>")
     assert not messages(b.before()) or "permanent" in extra
@@ -241,7 +248,7 @@ def test_chat_states_are_not_stored(sender, login, account):
     """XEP-0085 5.8: nobody wants to read tomorrow that somebody was typing."""
     who = account()
     sender.message(who.jid, None, extra="<composing xmlns='http://jabber.org/protocol/chatstates'/>")
-    sender.ping()
+    settled(sender, who.jid)
     b = login(who)
     b.send("<presence/>")
     assert not messages(b.before())
@@ -250,7 +257,7 @@ def test_chat_states_are_not_stored(sender, login, account):
 def test_store_hint(sender, login, account):
     who = account()
     sender.message(who.jid, None, extra="<something xmlns='urn:s'/><store xmlns='urn:xmpp:hints'/>")
-    sender.ping()
+    settled(sender, who.jid)
     b = login(who)
     b.send("<presence/>")
     assert get(b.expect("message", type="chat"), "{urn:s}something") is not None
@@ -263,6 +270,7 @@ def test_offline_limit(new_server, login, account):
     a, who = login(at=server, who=account(at=server), presence=True), account(at=server)
     for i in range(7):
         a.message(who.jid, str(i))
+    settled(a, who.jid)
     errors = [condition(e) for e in a.before() if e.get("type") == "error"]
     assert len(errors) == 2 and set(errors) <= {"service-unavailable", "resource-constraint"}
     b = login(who, at=server)
@@ -274,7 +282,7 @@ def test_offline_survives_restart(new_server, login, account):
     server = new_server()
     a, who = login(account(at=server), at=server, presence=True), account(at=server)
     a.message(who.jid, "kept")
-    a.ping()
+    settled(a, who.jid)
     server.restart()
     b = login(who, at=server, presence=True)
     e = b.expect("message", type="chat")

@@ -58,9 +58,7 @@ def test_1_billion_laughs(connect, server):
     assert server.rss() - before < 8 << 20
 
 
-HEADER = Raw.header_text
-
-
+@pytest.mark.deviates("prosody", "waits")
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7"])
 def test_2_other_encodings(connect, encoding):
     raw = connect()
@@ -114,6 +112,7 @@ TRICKY = [
 ]
 
 
+@pytest.mark.deviates("prosody", "does not escape white space of attributes and CR")
 @pytest.mark.parametrize("payload", TRICKY)
 def test_3_smuggling(login, payload):
     """What B gets is one message from A, and its parts mean what A's meant."""
@@ -181,7 +180,7 @@ def test_5_half_open_connections(new_server, login, account):
     server = new_server(c2s={"unauthenticated_timeout": "8s", "features_timeout": "8s"})
     who = account(at=server)
     login(who, at=server).ping()
-    base, drip = server.rss(), Raw("0", "x").header_text().encode() if False else b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' to='"
+    base, drip = server.rss(), b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' to='"
     started, sockets = time.monotonic(), []
     for i in range(count):
         s = socket.create_connection(("127.0.0.1", server.port))
@@ -323,6 +322,7 @@ def test_8_total_time_is_not_extended_by_traffic(new_server, connect):
 @pytest.mark.rookery
 def test_8_unauthenticated_connections_per_address(new_server, connect):
     server = new_server(c2s={"max_unauthenticated_per_ip": 5})
+    time.sleep(0.2)  # the connections that asked whether it listens are forgotten by now
     held = [connect(at=server) for _ in range(5)]
     for raw in held:
         raw.open()
@@ -356,6 +356,7 @@ def test_8_no_renegotiation(connect):
 
 # -- 9 to 11: before TLS ---------------------------------------------------------------------------------------------
 
+@pytest.mark.deviates("prosody", "answers it before the handshake")
 @pytest.mark.parametrize("after", ["<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHgAeA==</auth>",
                                    "<iq type='get' id='injected'><ping xmlns='urn:xmpp:ping'/></iq>", " ", "x"])
 def test_9_starttls_injection(connect, after):
@@ -651,6 +652,7 @@ def test_28_long_jids(login):
 
 # -- other protocols -------------------------------------------------------------------------------------------------
 
+@pytest.mark.deviates("prosody", "waits")
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\nHost: rookery.test\r\n\r\n", b"POST /x HTTP/1.0\r\n\r\n", b"EHLO me\r\n",
                                   b"SSH-2.0-OpenSSH_9.2\r\n", b"\r\n\r\nhello", bytes(range(256)) * 4, b"\x00" * 100,
                                   b"\x80\x2e\x01\x00\x02", b"<html>", b"<" * 20000])

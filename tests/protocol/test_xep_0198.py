@@ -2,7 +2,7 @@
 import pytest
 
 from conftest import befriend
-from raw import condition, every, get, qname, text
+from raw import StreamClosed, condition, every, get, qname, text
 
 ENABLE = "<enable xmlns='urn:xmpp:sm:3' resume='true'/>"
 
@@ -237,8 +237,11 @@ def test_resume_after_bind(managed, login):
     a = managed()
     b = login(a.account)
     b.answer_acks = False
-    reply = resume(b, a.previd, 0)
-    assert reply.tag == qname("sm:failed") and get(reply, "e:unexpected-request") is not None
+    try:
+        assert resume(b, a.previd, 0).tag == qname("sm:failed")
+    except StreamClosed:
+        pass  # not allowed in this state
+    a.ping()
 
 
 def test_resume_before_authentication(managed, secure):
