@@ -40,7 +40,7 @@ void config_write_options(struct buf *out)
                  "<!-- written by `rookeryd --options`; do not edit -->\n\n"
                  "The configuration is one YAML file. Only `hosts` is needed. Relative paths are taken from the\n"
                  "file's own directory. Sizes have a suffix (`B`, `KiB`, `MiB`, `GiB`), durations a unit\n"
-                 "(`ms`, `s`, `min`, `h`). `rookeryd --check-config` reports every mistake with its line.\n");
+                 "(`ms`, `s`, `min`, `h`). `rookeryd --check FILE` reports every mistake with its line.\n");
     for (size_t i = 0; i < config_option_count; i++)
         if (!is_scalar(&config_options[i]))
             write_section(out, &config_options[i]);
