@@ -2,9 +2,8 @@
 #ifndef ROOKERY_DAEMON_H
 #define ROOKERY_DAEMON_H
 
+#include "control_store.h"
 #include "worker.h"
-
-struct control;
 
 struct daemon {
     struct node node;
@@ -14,6 +13,7 @@ struct daemon {
     struct timer watchdog;
     uint64_t watchdog_ms;
     struct control *control;
+    struct control_store accounts;
     bool stopping;
 };
 

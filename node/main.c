@@ -188,6 +188,7 @@ enum err daemon_reload(struct daemon *d, char **why)
     ip_limits_set(n->ips, c->c2s.max_unauthenticated_per_ip, c->c2s.max_failed_per_ip);
     d->config = c;
     n->config = c;
+    d->accounts.config = c;
     tls_unref(&n->tls);
     n->tls = tls;
     for (uint16_t i = 0; i < n->worker_count; i++)

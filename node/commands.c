@@ -1,0 +1,272 @@
+/* What rookeryctl can ask of a running node beyond storage: status, sessions, rosters, reload, stop. */
+#include "control.h"
+#include "control_store.h"
+#include "daemon.h"
+#include "metrics.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { LIST_MAX = 10000 }; /* sessions in one answer */
+
+/* A request on its way through workers; it comes back to the main thread with its result. */
+struct errand {
+    struct inbox_msg msg;
+    struct daemon *daemon;
+    struct control_request *request;
+    void (*visit)(struct errand *e, struct account *a); /* on the account's home */
+    json_t *result;
+    const char *refused;
+    uint16_t next_worker;
+    size_t kicked;
+    char *resource; /* session kick: NULL: all */
+};
+
+static void on_back(struct inbox_msg *m, void *ctx)
+{
+    (void)ctx;
+    struct errand *e = container_of(m, struct errand, msg);
+    if (e->refused) {
+        control_reply_error(e->request, "%s", e->refused);
+        json_decref(e->result);
+    } else {
+        control_reply_ok(e->request, e->result);
+    }
+    free(e->resource);
+    free(e);
+}
+
+static void errand_back(struct errand *e)
+{
+    e->msg.fn = on_back;
+    inbox_push(e->daemon->node.workers[0].inbox, &e->msg);
+}
+
+static struct errand *errand_new(struct daemon *d, struct control_request *r)
+{
+    struct errand *e = xcalloc(1, sizeof *e);
+    e->daemon = d;
+    e->request = r;
+    return e;
+}
+
+static void on_account(void *arg, struct account *a)
+{
+    struct errand *e = arg;
+    if (a)
+        e->visit(e, a);
+    else
+        e->refused = "no such account";
+    errand_back(e);
+}
+
+/* Sends the errand to the account's home. */
+static void visit_account(struct daemon *d, struct control_request *r, const char *text,
+                          void (*visit)(struct errand *e, struct account *a))
+{
+    struct arena *a = arena_new();
+    const struct jid *j = jid_parse(a, text, strlen(text));
+    if (!j || !j->local_len) {
+        control_reply_error(r, "%s is not the JID of an account", text);
+    } else {
+        struct errand *e = errand_new(d, r);
+        struct envelope *env = env_new(ENV_CALL, j);
+        e->visit = visit;
+        e->resource = jid_is_bare(j) ? NULL : xstrdup(jid_resource(j));
+        env->call = on_account;
+        env->call_arg = e;
+        worker_send(&d->node.workers[0], &env);
+    }
+    arena_free(&a);
+}
+
+/* ---- status ---- */
+
+static void run_status(struct control_request *r, void *ctx)
+{
+    struct daemon *d = ctx;
+    json_t *o = json_object(), *hosts = json_array(), *m = json_object();
+    for (size_t i = 0; i < d->config->host_count; i++)
+        json_array_append_new(hosts, json_string(d->config->hosts[i].domain));
+    for (int i = 0; i < METRIC_COUNT; i++)
+        json_object_set_new(m, metric_name((enum metric)i), json_integer(metric_read((enum metric)i)));
+    json_object_set_new(o, "version", json_string(ROOKERY_VERSION));
+    json_object_set_new(o, "state", json_string(d->stopping ? "stopping" : "running"));
+    json_object_set_new(o, "workers", json_integer(d->node.worker_count));
+    json_object_set_new(o, "storage", json_string(d->config->storage.driver));
+    json_object_set_new(o, "hosts", hosts);
+    json_object_set_new(o, "metrics", m);
+    control_reply_ok(r, o);
+}
+
+/* ---- sessions ---- */
+
+static void add_session(json_t *list, const struct session *se)
+{
+    char since[28];
+    json_t *o = json_object();
+    time_text(se->bound_unix_us, since);
+    json_object_set_new(o, "jid", json_string(se->jid->s));
+    json_object_set_new(o, "priority", json_integer(se->priority));
+    json_object_set_new(o, "available", json_boolean(se->available));
+    json_object_set_new(o, "resumable", json_boolean(se->resumable));
+    json_object_set_new(o, "carbons", json_boolean(se->carbons));
+    json_object_set_new(o, "unacknowledged", json_integer(se->outstanding_count));
+    json_object_set_new(o, "worker", json_integer(se->at.worker));
+    json_object_set_new(o, "since", json_string(since));
+    json_array_append_new(list, o);
+}
+
+static void list_account(struct errand *e, struct account *a)
+{
+    e->result = json_array();
+    list_for_each(l, &a->sessions) add_session(e->result, container_of(l, struct session, link));
+}
+
+/* Goes from worker to worker, then home. */
+static void on_list_worker(struct inbox_msg *m, void *ctx)
+{
+    struct worker *w = ctx;
+    struct errand *e = container_of(m, struct errand, msg);
+    hash_for_each(n, &w->sm->sessions)
+    {
+        if (json_array_size(e->result) < LIST_MAX)
+            add_session(e->result, container_of(n, struct session, node));
+    }
+    if (++e->next_worker < w->node->worker_count)
+        inbox_push(w->node->workers[e->next_worker].inbox, &e->msg);
+    else
+        errand_back(e);
+}
+
+static void run_session_list(struct control_request *r, void *ctx)
+{
+    struct daemon *d = ctx;
+    if (control_word(r, 0)) {
+        visit_account(d, r, control_word(r, 0), list_account);
+        return;
+    }
+    struct errand *e = errand_new(d, r);
+    e->result = json_array();
+    e->msg.fn = on_list_worker;
+    inbox_push(d->node.workers[0].inbox, &e->msg);
+}
+
+static void kick(struct errand *e, struct account *a)
+{
+    list_for_each(l, &a->sessions)
+    {
+        struct session *se = container_of(l, struct session, link);
+        if (e->resource && strcmp(e->resource, jid_resource(se->jid)))
+            continue;
+        session_kick(se, STREAM_POLICY_VIOLATION);
+        e->kicked++;
+    }
+    e->result = json_pack("{s:I}", "kicked", (json_int_t)e->kicked);
+    if (!e->kicked)
+        e->refused = "no such session";
+}
+
+static void run_session_kick(struct control_request *r, void *ctx)
+{
+    visit_account(ctx, r, control_word(r, 0), kick);
+}
+
+/* ---- roster ---- */
+
+static void show_roster(struct errand *e, struct account *a)
+{
+    static const char *const subs[] = {"none", "to", "from", "both"};
+    e->result = json_array();
+    hash_for_each(n, &a->roster)
+    {
+        const struct roster_entry *it = container_of(n, struct roster_entry, node);
+        json_t *o = json_object(), *groups = json_array();
+        for (size_t i = 0; i < it->group_count; i++)
+            json_array_append_new(groups, json_string(it->groups[i]));
+        json_object_set_new(o, "jid", json_string(it->jid));
+        json_object_set_new(o, "name", it->name ? json_string(it->name) : json_null());
+        json_object_set_new(o, "subscription", json_string(subs[it->subscription & SUB_BOTH]));
+        json_object_set_new(o, "ask", json_boolean(it->ask));
+        json_object_set_new(o, "approved", json_boolean(it->approved));
+        json_object_set_new(o, "pending_in", json_boolean(it->request != NULL));
+        json_object_set_new(o, "in_roster", json_boolean(it->in_roster));
+        json_object_set_new(o, "groups", groups);
+        json_array_append_new(e->result, o);
+    }
+}
+
+static void run_roster_show(struct control_request *r, void *ctx)
+{
+    visit_account(ctx, r, control_word(r, 0), show_roster);
+}
+
+/* ---- the node ---- */
+
+static void run_reload(struct control_request *r, void *ctx)
+{
+    char *why = NULL;
+    if (daemon_reload(ctx, &why) == OK)
+        control_reply_ok(r, NULL);
+    else
+        control_reply_error(r, "%s", why ? why : "refused");
+    free(why);
+}
+
+static void run_stop(struct control_request *r, void *ctx)
+{
+    control_reply_ok(r, NULL);
+    daemon_stop(ctx);
+}
+
+static const struct control_command commands[] = {
+    {"status", 0, 0, run_status},
+    {"session list", 0, 1, run_session_list},
+    {"session kick", 1, 1, run_session_kick},
+    {"roster show", 1, 1, run_roster_show},
+    {"reload", 0, 0, run_reload},
+    {"stop", 0, 0, run_stop},
+};
+
+/* ---- accounts changed in storage ---- */
+
+static void on_removed(void *arg, struct account *a)
+{
+    (void)arg;
+    if (a)
+        account_removed(a);
+}
+
+/* New keys end the sessions too: whoever knew the old password is out. */
+static void on_new_keys(void *arg, struct account *a)
+{
+    (void)arg;
+    if (!a)
+        return;
+    list_for_each(l, &a->sessions) session_kick(container_of(l, struct session, link), STREAM_NOT_AUTHORIZED);
+}
+
+static void account_changed(void *arg, const struct jid *bare, bool deleted)
+{
+    struct daemon *d = arg;
+    struct envelope *e = env_new(ENV_CALL, bare);
+    e->call = deleted ? on_removed : on_new_keys;
+    worker_send(&d->node.workers[0], &e);
+}
+
+enum err daemon_control_open(struct daemon *d, char **why)
+{
+    struct worker *w = &d->node.workers[0];
+    d->accounts = (struct control_store){.store = w->store, .config = d->config, .changed = account_changed, .arg = d};
+    d->control = control_new(w->loop);
+    control_offer(d->control, commands, sizeof commands / sizeof *commands, d);
+    control_offer(d->control, control_store_commands, control_store_command_count, &d->accounts);
+    return control_listen(d->control, d->config->control.socket, why);
+}
+
+void daemon_control_close(struct daemon *d)
+{
+    if (d->control)
+        control_free(&d->control);
+}
