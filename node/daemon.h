@@ -5,10 +5,13 @@
 #include "control_store.h"
 #include "worker.h"
 
+#include <signal.h>
+
 struct daemon {
     struct node node;
     struct config *config;
     const char *config_path;
+    sigset_t signal_set;
     struct loop_fd signals;
     struct timer watchdog;
     uint64_t watchdog_ms;

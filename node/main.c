@@ -115,6 +115,16 @@ static void raise_fd_limit(void)
     }
 }
 
+/* Before any thread starts: all of them inherit it, and the main loop reads the signals. */
+static void block_signals(sigset_t *set)
+{
+    sigemptyset(set);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, set, NULL);
+}
+
 static enum err open_node(struct daemon *d, char **why)
 {
     struct node *n = &d->node;
@@ -233,13 +243,7 @@ static void *worker_main(void *arg)
 static void run_node(struct daemon *d)
 {
     struct node *n = &d->node;
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
-    loop_fd_add(n->workers[0].loop, &d->signals, signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), LOOP_READ, on_signal, d);
+    loop_fd_add(n->workers[0].loop, &d->signals, signalfd(-1, &d->signal_set, SFD_NONBLOCK | SFD_CLOEXEC), LOOP_READ, on_signal, d);
     for (uint16_t i = 1; i < n->worker_count; i++) {
         CHECK(!pthread_create(&n->workers[i].thread, NULL, worker_main, &n->workers[i]), "thread");
         n->workers[i].running = true;
@@ -267,6 +271,7 @@ static int serve(const char *config_path, const char *pid_path)
     }
     setup_log(d.config);
     raise_fd_limit();
+    block_signals(&d.signal_set);
     d.node.config = d.config;
     if (open_node(&d, &why) != OK || daemon_control_open(&d, &why) != OK) {
         log_error(&main_log, "start-failed", "why", why);

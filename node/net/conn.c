@@ -820,6 +820,11 @@ size_t conn_exporter(const struct conn *c, uint8_t out[32])
     return c->ready ? tls_ssl_exporter(c->ssl, out) : 0;
 }
 
+size_t conn_unique(const struct conn *c, uint8_t out[64])
+{
+    return c->ready ? tls_ssl_unique(c->ssl, out) : 0;
+}
+
 size_t conn_end_point(const struct conn *c, uint8_t out[64])
 {
     return c->ready ? tls_ssl_end_point(c->ssl, out) : 0;

@@ -78,6 +78,8 @@ const char *conn_tls_info(const struct conn *c); /* "TLSv1.3 TLS_AES_128_GCM_SHA
 /* Channel bindings; returns the length, 0 for not available. exporter 32 bytes (RFC 9266), end point up to 64 (RFC 5929). */
 size_t conn_exporter(const struct conn *c, uint8_t out[32]);
 size_t conn_end_point(const struct conn *c, uint8_t out[64]);
+/* RFC 5929 tls-unique: the first Finished message; 0 before TLS 1.3 without extended master secret. */
+size_t conn_unique(const struct conn *c, uint8_t out[64]);
 const char *conn_peer(const struct conn *c);   /* "address port", for logs */
 const struct sockaddr_storage *conn_peer_addr(const struct conn *c);
 

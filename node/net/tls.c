@@ -289,6 +289,14 @@ size_t tls_ssl_exporter(SSL *s, uint8_t out[32])
     return good ? 32 : 0;
 }
 
+size_t tls_ssl_unique(SSL *s, uint8_t out[64])
+{
+    if (SSL_version(s) < TLS1_3_VERSION && SSL_get_extms_support(s) != 1)
+        return 0;
+    size_t n = SSL_session_reused(s) ? SSL_get_finished(s, out, 64) : SSL_get_peer_finished(s, out, 64);
+    return n <= 64 ? n : 0;
+}
+
 size_t tls_ssl_end_point(const SSL *s, uint8_t out[64])
 {
     X509 *x = SSL_CTX_get0_certificate(SSL_get_SSL_CTX(s));

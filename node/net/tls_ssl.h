@@ -15,6 +15,7 @@ SSL *tls_ssl_new(struct tls *t);
 const char *tls_ssl_alpn(const SSL *s);
 /* RFC 9266 and RFC 5929; the length, 0 when not available. */
 size_t tls_ssl_exporter(SSL *s, uint8_t out[32]);
+size_t tls_ssl_unique(SSL *s, uint8_t out[64]);
 size_t tls_ssl_end_point(const SSL *s, uint8_t out[64]);
 /* Takes the oldest error of this thread's OpenSSL queue, empties the queue; never NULL. */
 const char *tls_error(void);

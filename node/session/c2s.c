@@ -119,7 +119,7 @@ void c2s_later(struct c2s *c)
     loop_later(c->edge->loop, &c->task);
 }
 
-static void uncount(struct c2s *c)
+void c2s_uncount(struct c2s *c)
 {
     timer_stop(c->edge->loop, &c->total);
     if (c->counted && c->conn)
@@ -130,7 +130,7 @@ static void uncount(struct c2s *c)
 /* The socket goes; what is pending is written first. */
 static void drop_connection(struct c2s *c)
 {
-    uncount(c);
+    c2s_uncount(c);
     if (!c->conn)
         return;
     conn_close(&c->conn, 2000);
@@ -555,7 +555,6 @@ static void on_silence(void *arg)
 void c2s_alive(struct c2s *c)
 {
     uint32_t ms = c->edge->config->c2s.idle_ping_ms;
-    uncount(c);
     c->last_in_ms = loop_mono_ms(c->edge->loop);
     timer_stop(c->edge->loop, &c->deadline);
     if (ms)

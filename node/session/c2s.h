@@ -97,6 +97,7 @@ void c2s_deadline(struct c2s *c, uint32_t ms);
 void c2s_alive(struct c2s *c);    /* starts the silence timer of a bound stream */
 void c2s_send(struct c2s *c, struct envelope **e);
 void c2s_later(struct c2s *c);
+void c2s_uncount(struct c2s *c);  /* not among the unauthenticated any more */
 
 /* c2s_auth.c; all take the element's tree, borrowed */
 void c2s_features(struct c2s *c);

@@ -14,6 +14,7 @@ static void binding_fill(const struct c2s *c, struct sasl_binding *b)
     *b = (struct sasl_binding){.tls = conn_is_tls(c->conn)};
     b->exporter_len = conn_exporter(c->conn, b->exporter);
     b->end_point_len = conn_end_point(c->conn, b->end_point);
+    b->unique_len = conn_unique(c->conn, b->unique);
 }
 
 /* XEP-0440 */
@@ -210,6 +211,7 @@ static void succeed(struct c2s *c)
     metric_add(M_LOGIN_TOTAL, 1);
     log_info(&c->log, "authenticated", "jid", c->user->s, "peer", conn_peer(c->conn), "tls", conn_tls_info(c->conn));
     c->state = C2S_AUTHED;
+    c2s_uncount(c);
     c2s_restart(c);
     c2s_deadline(c, c->edge->config->c2s.bind_timeout_ms);
     c->move_to = c->edge->ops->home(c->edge->arg, c->user);

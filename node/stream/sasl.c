@@ -63,7 +63,7 @@ struct sasl *sasl_new(enum sasl_mech m, unsigned offered, const struct sasl_bind
     struct sasl *s = xcalloc(1, sizeof *s);
     s->mech = m;
     s->offered = offered;
-    s->binding = b;
+    s->binding = *b;
     s->domain = xstrdup(domain);
     return s;
 }
@@ -122,7 +122,7 @@ bool sasl_claim(struct sasl *s, const char *authcid, const char *authzid)
 /* RFC 4616: [authzid] NUL authcid NUL passwd. in is followed by a NUL. */
 static enum sasl_status plain_first(struct sasl *s, const char *in, size_t n)
 {
-    if (!s->binding->tls)
+    if (!s->binding.tls)
         return sasl_fail(s, SASL_ENCRYPTION_REQUIRED);
     const char *end = in + n, *authcid = memchr(in, 0, n);
     const char *password = authcid ? memchr(authcid + 1, 0, (size_t)(end - authcid - 1)) : NULL;

@@ -28,13 +28,17 @@ enum sasl_failure {
 };
 const char *sasl_failure_name(enum sasl_failure f);
 
-/* What the TLS layer knows about this connection; zero lengths where there is none. Borrowed for the attempt's life. */
+/* What the TLS layer knows about this connection; zero lengths where there is none. Copied. */
 struct sasl_binding {
     bool tls;
     uint8_t exporter[32];    /* RFC 9266 tls-exporter; TLS 1.3 only (or 1.2 with extended master secret) */
     size_t exporter_len;
     uint8_t end_point[64];   /* RFC 5929 tls-server-end-point */
     size_t end_point_len;
+    /* RFC 5929 tls-unique, undefined for TLS 1.3 and so never announced: slixmpp before 1.8.5 and others know no other
+     * type, take the first Finished message there too, and would not get in at all. */
+    uint8_t unique[64];
+    size_t unique_len;
 };
 
 enum sasl_mech {

@@ -18,7 +18,7 @@ struct sasl {
     enum sasl_state state;
     enum sasl_failure why;
     unsigned offered;
-    const struct sasl_binding *binding;
+    struct sasl_binding binding;
     char *domain;
     const struct jid *user;
     struct scram_keys keys;

@@ -92,7 +92,7 @@ struct bytes_ref {
 /* The flag before the first comma of the gs2 header; what the binding adds to c= goes to data. */
 static bool take_flag(struct sasl *s, const char **at, struct bytes_ref *data)
 {
-    const struct sasl_binding *b = s->binding;
+    const struct sasl_binding *b = &s->binding;
     const char *type;
     size_t n;
     if (**at == 'n' || **at == 'y') {
@@ -108,6 +108,8 @@ static bool take_flag(struct sasl *s, const char **at, struct bytes_ref *data)
         *data = (struct bytes_ref){b->exporter, b->exporter_len};
     else if (n == strlen("tls-server-end-point") && !memcmp(type, "tls-server-end-point", n))
         *data = (struct bytes_ref){b->end_point, b->end_point_len};
+    else if (n == strlen("tls-unique") && !memcmp(type, "tls-unique", n))
+        *data = (struct bytes_ref){b->unique, b->unique_len};
     if (!data->n) /* a type we do not speak, or cannot on this connection */
         return sasl_fail(s, SASL_NOT_AUTHORIZED), false;
     return true;
