@@ -486,6 +486,12 @@ void conn_start_tls(struct conn *c, struct tls *t)
     conn_start_tls_with(c, t, NULL, 0);
 }
 
+void conn_tls_host(struct conn *c, const char *domain)
+{
+    if (c->ssl)
+        tls_ssl_host(c->ssl, c->tls, domain);
+}
+
 static void tls_failed(struct conn *c)
 {
     log_debug(&conn_log, "tls", "peer", conn_peer(c), "error", tls_error());

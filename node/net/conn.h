@@ -49,6 +49,8 @@ void conn_io_free(struct conn_io **io);
 struct conn *conn_new(struct conn_io *io, int fd, const struct sockaddr *peer, const struct conn_ops *ops, void *arg, struct conn_limits limits);
 /* Starts the server's side of a handshake now; what is pending for output goes out first in clear. Takes a reference. */
 void conn_start_tls(struct conn *c, struct tls *t);
+/* Right after conn_start_tls: the certificate for a client that names no host by SNI (the stream's `to` did). */
+void conn_tls_host(struct conn *c, const char *domain);
 /* As conn_start_tls, with bytes that were already read (a ClientHello seen by protocol detection). */
 void conn_start_tls_with(struct conn *c, struct tls *t, const char *p, size_t n);
 void conn_limits_set(struct conn *c, struct conn_limits limits);

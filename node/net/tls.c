@@ -278,6 +278,14 @@ const char *tls_ssl_alpn(const SSL *s)
     return n ? alpn_client : NULL; /* the only one on_alpn selects */
 }
 
+void tls_ssl_host(SSL *s, struct tls *t, const char *domain)
+{
+    char name[NAME_MAX_BYTES + 1];
+    struct host *h = fold_name(domain, name) ? host_find(t, name) : NULL;
+    if (h)
+        SSL_set_SSL_CTX(s, h->ctx);
+}
+
 size_t tls_ssl_exporter(SSL *s, uint8_t out[32])
 {
     static const char label[] = "EXPORTER-Channel-Binding";

@@ -11,6 +11,8 @@
 
 /* A server's side of one connection; the caller keeps its reference on t as long as it lives. */
 SSL *tls_ssl_new(struct tls *t);
+/* The certificate of this host, unless the client names another by SNI. Before the handshake. */
+void tls_ssl_host(SSL *s, struct tls *t, const char *domain);
 /* The protocol ALPN agreed on, as a literal; NULL: none. */
 const char *tls_ssl_alpn(const SSL *s);
 /* RFC 9266 and RFC 5929; the length, 0 when not available. */

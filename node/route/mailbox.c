@@ -354,7 +354,6 @@ static void deliver_received(struct mailbox *m, struct delivery *d)
     cx.bytes = d->id ? stamped(a, env_bytes(d->env), d->id, false) : bytes_ref(env_bytes(d->env));
     uint64_t track = d->keep ? d->id : 0;
     if (track) {
-        m->waiting++;
         if (n)
             inflight_add(m, track);
         else
@@ -442,10 +441,12 @@ static void on_stored(void *arg, enum err e)
     struct account *a = m->account;
     d->ready = true;
     d->err = e;
-    if (e == OK)
+    if (e == OK) {
         metric_add(M_COMMITTED_TOTAL, 1);
-    else
+    } else {
         origin_forget(m, d->id);
+        m->waiting -= d->keep;
+    }
     mailbox_run(m);
     account_unpin(a);
 }
@@ -466,6 +467,7 @@ static void enqueue(struct mailbox *m, int kind, struct message_ctx *cx, struct 
         return;
     }
     d->id = next_id(m);
+    m->waiting += cx->keep;
     if (origin)
         origin_add(m, origin, d->id);
     struct archive_item it = {

@@ -362,7 +362,7 @@ static const struct {
     {1 << C2S_PLAIN | 1 << C2S_SASL, "response", NS_SASL, c2s_sasl_response},
     {1 << C2S_PLAIN | 1 << C2S_SASL, "abort", NS_SASL, c2s_sasl_abort},
     {1 << C2S_PLAIN | 1 << C2S_SASL | 1 << C2S_AUTHED | 1 << C2S_BOUND, "compress", "http://jabber.org/protocol/compress", refuse_compression},
-    {1 << C2S_AUTHED, "resume", NS_SM, c2s_sm_resume},
+    {1 << C2S_AUTHED | 1 << C2S_BOUND, "resume", NS_SM, c2s_sm_resume},
     {1 << C2S_AUTHED | 1 << C2S_BOUND, "enable", NS_SM, c2s_sm_enable},
     {1 << C2S_BOUND, "r", NS_SM, c2s_sm_request},
     {1 << C2S_BOUND, "a", NS_SM, c2s_sm_ack},

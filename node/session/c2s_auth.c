@@ -96,6 +96,7 @@ void c2s_starttls(struct c2s *c, const struct xml *x)
     c2s_restart(c);
     c2s_deadline(c, c->edge->config->c2s.tls_timeout_ms);
     conn_start_tls(c->conn, c->edge->tls);
+    conn_tls_host(c->conn, c->host);
 }
 
 /* ---- SASL (RFC 6120 section 6) ---- */

@@ -183,8 +183,6 @@ void c2s_sm_ack(struct c2s *c, const struct xml *x)
     }
     uint32_t n = h - s->acked;
     if (n > s->queue_count) {
-        if ((int32_t)n < 0)
-            return; /* an old acknowledgement */
         too_high(c, h);
         return;
     }
@@ -241,6 +239,10 @@ void c2s_sm_detach(struct c2s *c)
 void c2s_sm_resume(struct c2s *c, const struct xml *x)
 {
     const char *token = xml_get(x, "previd");
+    if (c->state == C2S_BOUND) {
+        send_failed(c, "unexpected-request", UINT64_MAX);
+        return;
+    }
     if (!token || !parse_h(x, &c->resume_h)) {
         send_failed(c, "bad-request", UINT64_MAX);
         return;

@@ -213,6 +213,14 @@ static void count_in(const struct stanza *s)
     metric_add(m[s->kind], 1);
 }
 
+/* XEP-0280: it was for us alone, and has done its work once the flags are taken. */
+static void remove_private(struct stanza *s)
+{
+    struct xml *x = xml_find(s->x, "private", "urn:xmpp:carbons:2");
+    if (x)
+        xml_remove(s->x, x);
+}
+
 static void send_ways(struct c2s *c, struct stanza **sp)
 {
     struct stanza *s = *sp;
@@ -224,6 +232,8 @@ static void send_ways(struct c2s *c, struct stanza **sp)
     struct envelope *e = env_stanza_new(w & TO_ITS_HOME ? ENV_ROUTE : ENV_SELF, w & TO_ITS_HOME ? to : own, sp), *self = NULL;
     e->seq = seq;
     e->id = h;
+    if (e->stanza_kind == STANZA_MESSAGE)
+        remove_private(e->stanza);
     if (w == (TO_OWN_HOME | TO_ITS_HOME)) {
         self = env_copy(e, ENV_SELF, own);
         self->seq = seq;

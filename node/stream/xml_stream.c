@@ -366,6 +366,14 @@ static void parse_tag(struct xml_stream *s, const char *p, size_t n)
     dispatch(s, b);
 }
 
+/* Something other than white space before the next tag: said at once, for the end of the tag may never come. */
+static bool is_text(const char *p, size_t n)
+{
+    while (n && is_space(*p))
+        p++, n--;
+    return n && *p != '<';
+}
+
 /* One step forward in p, at most to behind the next tag. Returns the bytes done. */
 static size_t step(struct xml_stream *s, const char *p, size_t n)
 {
@@ -373,6 +381,10 @@ static size_t step(struct xml_stream *s, const char *p, size_t n)
         size_t skip = s->phase == OPEN ? at_gap(s, p, n) : at_start(s, *p);
         if (skip || s->phase == FAILED)
             return skip;
+    }
+    if (s->phase == BEFORE_HEADER && s->lex == LEX_TEXT && is_text(p, n)) {
+        fail(s, STREAM_NOT_WELL_FORMED, "no stream header");
+        return 0;
     }
     bool tag = false;
     size_t len = xml_lex(&s->lex, p, n, &tag);
