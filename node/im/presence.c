@@ -317,7 +317,8 @@ static void own_presence(struct hook_ctx *cx)
     else if (st->type == PRESENCE_UNAVAILABLE)
         own_unavailable(cx->session, st);
     else if (st->type == PRESENCE_PROBE && st->to)
-        sm_route(cx->sm, &cx->stanza); /* servers' business, not forbidden to clients: the answer follows the same rules */
+        sm_route(cx->sm,
+                 &cx->stanza); /* servers' business, not forbidden to clients: the answer follows the same rules */
     else if (!is_subscription(st->type))
         return;
     else if (!st->to)

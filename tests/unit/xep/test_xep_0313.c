@@ -207,6 +207,38 @@ static void form_and_metadata(void **state)
     harness_close(a.h);
 }
 
+/* Large messages: a page ends before it floods the client, from whichever side it was read. */
+static void page_bytes(void **state)
+{
+    (void)state;
+    struct archive a = archive_open();
+    enum { LARGE = 200000 };
+    char *st = malloc(LARGE + 200);
+    int n = snprintf(st, 200, "<message to='" JULIET "' type='chat'><body>");
+    memset(st + n, 'x', LARGE);
+    strcpy(st + n + LARGE, "</body></message>");
+    for (int i = 0; i < 4; i++)
+        harness_send(a.h, a.romeo, st);
+    free(st);
+    queryf(&a, RSM("<after>%s</after>"), a.id[SENT - 1]);
+    char id[4][24];
+    for (int i = 0; i < 2; i++)
+        result_id(harness_next(a.h, a.juliet), id[i]);
+    assert_null(strstr(expect(a.h, a.juliet, "<fin ", id[1], NULL), "complete"));
+    queryf(&a, RSM("<after>%s</after>"), id[1]);
+    for (int i = 2; i < 4; i++)
+        result_id(harness_next(a.h, a.juliet), id[i]);
+    expect(a.h, a.juliet, "complete=\"true\"", id[3], NULL);
+    query(&a, RSM("<before/>"));
+    char last[2][24];
+    for (int i = 0; i < 2; i++)
+        result_id(harness_next(a.h, a.juliet), last[i]);
+    assert_string_equal(last[0], id[2]);
+    assert_string_equal(last[1], id[3]);
+    assert_null(strstr(expect(a.h, a.juliet, "<fin ", NULL), "complete"));
+    harness_close(a.h);
+}
+
 #define PREFS(d, always, never)                                                                                        \
     "<iq type='set' id='p'><prefs xmlns='urn:xmpp:mam:2' default='" d "'><always>" always "</always><never>" never     \
     "</never></prefs></iq>"
@@ -266,6 +298,7 @@ int main(void)
         cmocka_unit_test(everything),        cmocka_unit_test(pages),
         cmocka_unit_test(filters),           cmocka_unit_test(refused),
         cmocka_unit_test(form_and_metadata), cmocka_unit_test(preferences),
+        cmocka_unit_test(page_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
