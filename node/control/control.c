@@ -3,6 +3,7 @@
 #include "log.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,7 +41,7 @@ struct connection {
     struct timer idle;
     struct buf in, out;
     struct control_request *request; /* the one in progress */
-    bool eof;                        /* nothing more will come */
+    bool eof;                        /* nothing more will come, replies are still wanted */
     bool dead;                       /* nobody is there any more */
 };
 
@@ -79,8 +80,9 @@ static void connection_close(struct connection *c)
     }
     loop_never(&c->turn);
     timer_stop(c->control->loop, &c->idle);
+    int fd = c->fd.fd;
     loop_fd_del(c->control->loop, &c->fd);
-    close(c->fd.fd);
+    close(fd);
     list_del(&c->link);
     c->control->count--;
     buf_free(&c->in);
@@ -276,17 +278,24 @@ static void connection_turn(void *arg)
 
 static void connection_idle(void *arg);
 
+/* At the end of input: has the client left, or does it only not send any more? */
+static bool hung_up(int fd)
+{
+    struct pollfd p = {.fd = fd};
+    return poll(&p, 1, 0) > 0 && p.revents & (POLLHUP | POLLERR);
+}
+
 static void on_connection(void *arg, unsigned events)
 {
     struct connection *c = arg;
-    if (events & LOOP_READ) {
-        ssize_t n = c->eof ? 0 : read(c->fd.fd, buf_reserve(&c->in, 65536), 65536);
+    if (events & LOOP_READ && !c->eof) {
+        ssize_t n = read(c->fd.fd, buf_reserve(&c->in, 65536), 65536);
         if (n > 0)
             buf_wrote(&c->in, (size_t)n);
-        else if (c->eof || (n < 0 && errno != EAGAIN && errno != EINTR))
-            c->dead = true; /* after the end only a hang-up is reported as readable */
-        else if (!n)
+        else if (!n && !hung_up(c->fd.fd))
             c->eof = true;
+        else if (!n || (errno != EAGAIN && errno != EINTR))
+            c->dead = true;
     }
     timer_start(c->control->loop, &c->idle, IDLE_MS, connection_idle, c);
     loop_later(c->control->loop, &c->turn);
@@ -396,8 +405,9 @@ void control_free(struct control **control)
     list_for_each_safe (pos, &c->connections)
         connection_close(container_of(pos, struct connection, link));
     if (c->path) {
+        int fd = c->listener.fd;
         loop_fd_del(c->loop, &c->listener);
-        close(c->listener.fd);
+        close(fd);
         unlink(c->path);
     }
     free(c->path);
