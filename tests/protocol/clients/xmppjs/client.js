@@ -1,0 +1,65 @@
+// xmpp.js behind the line protocol of ../PROTOCOL.md
+import { client, xml, jid } from "@xmpp/client";
+import readline from "node:readline";
+
+const [address, password, host, port, mode] = process.argv.slice(2);
+const { local, domain } = jid(address);
+const say = (...fields) => console.log(fields.join("\t"));
+const xmpp = client({ service: `${mode === "tls" ? "xmpps" : "xmpp"}://${host}:${port}`, domain, username: local, password });
+xmpp.reconnect.delay = 50;
+
+function onMessage(stanza) {
+  const from = stanza.attrs.from;
+  const bodyOf = (m) => m?.getChildText("body");
+  const forwarded = (e) => e?.getChild("forwarded", "urn:xmpp:forward:0")?.getChild("message");
+  const carbon = ["sent", "received"].map((n) => stanza.getChild(n, "urn:xmpp:carbons:2")).find(Boolean);
+  const result = stanza.getChild("result", "urn:xmpp:mam:2");
+  if (carbon) say("carbon", bodyOf(forwarded(carbon)));
+  else if (result) say("archived", bodyOf(forwarded(result)));
+  else if (bodyOf(stanza) && stanza.attrs.type !== "error")
+    say(stanza.getChild("delay", "urn:xmpp:delay") ? "delayed" : "message", from, bodyOf(stanza));
+}
+
+xmpp.on("error", (e) => say("error", e.message));
+xmpp.on("stanza", (stanza) => {
+  if (stanza.is("message")) onMessage(stanza);
+  else if (stanza.is("presence")) say("presence", stanza.attrs.from, stanza.attrs.type ?? "available");
+});
+xmpp.on("online", (full) => say("online", full));
+xmpp.streamManagement.on("resumed", () => say("resumed", xmpp.jid));
+
+const presence = (to, type) => xmpp.send(xml("presence", { to, type }));
+const ask = (type, child, to) => xmpp.iqCaller.request(xml("iq", { type, to }, child), 10_000);
+const commands = {
+  presence: () => xmpp.send(xml("presence")),
+  subscribe: (to) => presence(to, "subscribe"),
+  subscribed: (to) => presence(to, "subscribed"),
+  chat: (to, body) => xmpp.send(xml("message", { to, type: "chat" }, xml("body", {}, body))),
+  async roster() {
+    const answer = await ask("get", xml("query", "jabber:iq:roster"));
+    say("roster", answer.getChild("query").getChildren("item").map((i) => i.attrs.jid).join(","));
+  },
+  async carbons() {
+    await ask("set", xml("enable", "urn:xmpp:carbons:2"));
+    say("carbons");
+  },
+  async archive() {
+    const set = xml("set", "http://jabber.org/protocol/rsm", xml("max", {}, "20"), xml("before"));
+    await ask("set", xml("query", "urn:xmpp:mam:2", set));
+    say("fin");
+  },
+  cut: () => xmpp.socket.destroy(),
+  async quit() {
+    await xmpp.stop();
+    process.exit(0);
+  },
+};
+
+readline.createInterface({ input: process.stdin }).on("line", (line) => {
+  const [name, ...rest] = line.split("\t");
+  Promise.resolve(commands[name](...rest)).catch((e) => say("error", name, e.message));
+});
+await xmpp.start().catch((e) => {
+  say("error", e.message);
+  process.exit(1);
+});
