@@ -30,7 +30,7 @@ class Client(slixmpp.ClientXMPP):
             say("delayed" if m.get_plugin("delay", check=True) else "message", m["from"], m["body"])
 
     async def archive(self):
-        answer = await self["xep_0313"].retrieve(rsm={"max": 20, "before": ""})
+        answer = await self["xep_0313"].retrieve(rsm={"max": 20, "before": True})
         for m in answer["mam"]["results"]:
             say("archived", m["mam_result"]["forwarded"]["stanza"]["body"])
         say("fin")
@@ -40,8 +40,9 @@ async def run(client, mode, host, port):
     client.connect((host, port), use_ssl=mode == "tls", force_starttls=mode != "tls", disable_starttls=mode == "tls")
     async for name, *rest in commands():
         if name == "roster":
-            answer = await client.get_roster()
-            say("roster", ",".join(str(j) for j in answer["roster"]["items"]))
+            await client.get_roster()  # an empty answer says that the copy is right (XEP-0237)
+            known = [j for j in client.client_roster.keys() if client.client_roster[j]["subscription"] != "none"]
+            say("roster", ",".join(j for j in known if j != client.boundjid.bare))
         elif name == "presence":
             client.send_presence()
         elif name in ("subscribe", "subscribed"):

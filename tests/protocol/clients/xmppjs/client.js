@@ -20,7 +20,7 @@ function onMessage(stanza) {
     say(stanza.getChild("delay", "urn:xmpp:delay") ? "delayed" : "message", from, bodyOf(stanza));
 }
 
-xmpp.on("error", (e) => say("error", e.message));
+xmpp.on("error", (e) => say("error", e.stack.replaceAll("\n", " ")));
 xmpp.on("stanza", (stanza) => {
   if (stanza.is("message")) onMessage(stanza);
   else if (stanza.is("presence")) say("presence", stanza.attrs.from, stanza.attrs.type ?? "available");
@@ -48,7 +48,7 @@ const commands = {
     await ask("set", xml("query", "urn:xmpp:mam:2", set));
     say("fin");
   },
-  cut: () => xmpp.socket.destroy(),
+  cut: () => (xmpp.socket.socket ?? xmpp.socket).destroy(),
   async quit() {
     await xmpp.stop();
     process.exit(0);
