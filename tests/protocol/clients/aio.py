@@ -1,5 +1,6 @@
 """aioxmpp behind the line protocol of PROTOCOL.md. The library has no archive: that query is built here with its XSO classes."""
 import asyncio
+import socket
 import sys
 from datetime import timedelta
 
@@ -89,7 +90,7 @@ async def run(jid, password, host, port, mode):
             await asyncio.sleep(0)
             say("fin")
         elif name == "cut":
-            client.stream._xmlstream.transport.abort()
+            client.stream._xmlstream.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         elif name == "quit":
             stopped = asyncio.Event()
             client.on_stopped.connect(stopped.set)

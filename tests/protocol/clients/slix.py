@@ -30,9 +30,10 @@ class Client(slixmpp.ClientXMPP):
             say("delayed" if m.get_plugin("delay", check=True) else "message", m["from"], m["body"])
 
     async def archive(self):
-        answer = await self["xep_0313"].retrieve(rsm={"max": 20, "before": True})
-        for m in answer["mam"]["results"]:
-            say("archived", m["mam_result"]["forwarded"]["stanza"]["body"])
+        async for page in self["xep_0313"].retrieve(iterator=True, reverse=True, rsm={"max": 20}):
+            for m in page["mam"]["results"]:
+                say("archived", m["mam_result"]["forwarded"]["stanza"]["body"])
+            break
         say("fin")
 
 

@@ -60,6 +60,6 @@ readline.createInterface({ input: process.stdin }).on("line", (line) => {
   Promise.resolve(commands[name](...rest)).catch((e) => say("error", name, e.message));
 });
 await xmpp.start().catch((e) => {
-  say("error", e.message);
+  console.error(e);
   process.exit(1);
 });
