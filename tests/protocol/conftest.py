@@ -14,6 +14,7 @@ _numbers = itertools.count(1)
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "rookery: speaks of our own configuration or rules; skipped for other servers")
+    config.addinivalue_line("markers", "smoke: a short choice of tests, for slow builds")
     config.addinivalue_line("markers", "deviates(server, why): another server is known to differ here")
 
 

@@ -129,6 +129,7 @@ def test_unknown_top_level_element(login):
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
 @pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.smoke
 def test_starttls(connect, account, server, version, domain):
     who = account(domain=domain)
     raw = connect(domain=domain)
@@ -380,6 +381,7 @@ def test_remote_domain(login):
     assert condition(raw.expect("iq", type="error")) == "remote-server-not-found"
 
 
+@pytest.mark.smoke
 def test_order_of_a_thousand(login):
     """RFC 6120 10.1."""
     a, b = login(presence=True), login(presence=True)

@@ -92,6 +92,7 @@ def test_bare_with_a_silent_session(sender, login, account):
 
 
 @pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.smoke
 def test_bare_with_several_resources(sender, login, account, kind):
     """Negative ones get nothing; a headline goes to all others; the rest to the highest at least."""
     who = account()
@@ -190,6 +191,7 @@ def test_iq_between_resources(login):
 
 # -- offline (XEP-0160) ------------------------------------------------------------------------------------------------
 
+@pytest.mark.smoke
 def test_offline_in_order_with_delay(sender, login, account):
     who = account()
     for i in range(20):

@@ -41,6 +41,7 @@ def test_handshake(two):
     assert subscriptions(a, b) == ("to", "from")
 
 
+@pytest.mark.smoke
 def test_mutual(friends):
     a, b = friends()
     assert subscriptions(a, b) == ("both", "both")
@@ -189,6 +190,7 @@ def test_requests_survive_restart(new_server, login, account):
 
 # -- presence --------------------------------------------------------------------------------------------------------
 
+@pytest.mark.smoke
 def test_initial_presence_both_ways(friends, login):
     """RFC 6121 4.2, 4.3: contacts are told, and probed for us."""
     a, b = friends()

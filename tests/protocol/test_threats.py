@@ -482,6 +482,7 @@ def test_15_failed_logins_per_address(new_server, secure, account):
 
 
 @pytest.mark.rookery
+@pytest.mark.smoke
 def test_15_honest_login_among_wrong_ones(server, secure, login, account):
     who, stop = account(), threading.Event()
 
@@ -591,6 +592,7 @@ def test_30_answer_of_a_third(login):
 # -- 27: slow readers ------------------------------------------------------------------------------------------------
 
 @pytest.mark.rookery
+@pytest.mark.smoke
 def test_27_reader_that_does_not_read(new_server, login, account):
     """Output is bounded: the session goes, memory stays, nobody else waits."""
     server = new_server(c2s={"max_out": "512KiB", "rate": "0"})

@@ -119,6 +119,7 @@ def test_ack_of_more_than_was_sent(managed, h):
 
 # -- resumption ------------------------------------------------------------------------------------------------------
 
+@pytest.mark.smoke
 def test_resume_brings_the_rest(managed, again, login):
     a, b = managed(), login()
     for i in range(5):
@@ -149,6 +150,7 @@ def test_resume_tells_what_arrived(managed, again, login, account):
     assert c.acked() == 7, "counting goes on"
 
 
+@pytest.mark.smoke
 def test_resume_while_the_old_connection_lives(managed, again):
     """The client noticed the loss before the server did."""
     a = managed()

@@ -41,6 +41,7 @@ def test_received(three):
     assert inner.get("from") == other.jid and inner.get("to") == a.jid
 
 
+@pytest.mark.smoke
 def test_sent(three):
     a, b, other = three
     id = a.message(other.bare, "hello")

@@ -193,6 +193,7 @@ def test_quotes_in_ids(archive, value):
 
 # -- pages (XEP-0059) ------------------------------------------------------------------------------------------------
 
+@pytest.mark.smoke
 def test_forward_pages(archive):
     got, after = [], None
     for n in range(4):

@@ -1,5 +1,6 @@
 /* libstrophe behind the line protocol of PROTOCOL.md. */
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -181,6 +182,7 @@ int main(int argc, char **argv)
     if (argc != 6)
         return 2;
     struct client c = {.jid = argv[1], .password = argv[2], .host = argv[3], .port = (unsigned short)atoi(argv[4]), .mode = argv[5]};
+    signal(SIGPIPE, SIG_IGN); /* the connection that was cut may still be written to */
     xmpp_initialize();
     c.ctx = xmpp_ctx_new(NULL, getenv("STROPHE_DEBUG") ? xmpp_get_default_logger(XMPP_LEVEL_DEBUG) : NULL);
     if (!connect_client(&c, NULL))

@@ -7,6 +7,7 @@ const { local, domain } = jid(address);
 const say = (...fields) => console.log(fields.join("\t"));
 const xmpp = client({ service: `${mode === "tls" ? "xmpps" : "xmpp"}://${host}:${port}`, domain, username: local, password });
 xmpp.reconnect.delay = 50;
+xmpp.timeout = 15_000; // for machines that are busy with other tests
 
 function onMessage(stanza) {
   const from = stanza.attrs.from;
