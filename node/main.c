@@ -141,8 +141,12 @@ static enum err open_node(struct daemon *d, char **why)
     n->blocking = blocking_new(cores > 0 ? (unsigned)cores : 1, 1000);
     n->ips = ip_limits_new(c->c2s.max_unauthenticated_per_ip, c->c2s.max_failed_per_ip);
     n->workers = xcalloc(n->worker_count, sizeof *n->workers);
+    for (uint16_t i = 0; i < n->worker_count; i++)
+        worker_init(&n->workers[i], n, i);
+    /* The ports last: whoever can connect finds everything there. */
+    e = daemon_control_open(d, why);
     for (uint16_t i = 0; i < n->worker_count && e == OK; i++)
-        e = worker_init(&n->workers[i], n, i, why);
+        e = worker_listen(&n->workers[i], why);
     return e;
 }
 
@@ -273,7 +277,7 @@ static int serve(const char *config_path, const char *pid_path)
     raise_fd_limit();
     block_signals(&d.signal_set);
     d.node.config = d.config;
-    if (open_node(&d, &why) != OK || daemon_control_open(&d, &why) != OK) {
+    if (open_node(&d, &why) != OK) {
         log_error(&main_log, "start-failed", "why", why);
     } else if (pid_path && write_pid(pid_path) != OK) {
         log_error(&main_log, "start-failed", "why", "the pid file cannot be written", "path", pid_path);

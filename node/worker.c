@@ -118,7 +118,7 @@ static listener_fn *const accept_fns[] = {accept_starttls, accept_tls, accept_au
 
 /* ---- life ---- */
 
-static enum err open_listeners(struct worker *w, char **why)
+enum err worker_listen(struct worker *w, char **why)
 {
     const struct config *c = w->node->config;
     w->listeners = xcalloc(c->listen_count, sizeof *w->listeners);
@@ -132,7 +132,7 @@ static enum err open_listeners(struct worker *w, char **why)
     return OK;
 }
 
-enum err worker_init(struct worker *w, struct node *n, uint16_t index, char **why)
+void worker_init(struct worker *w, struct node *n, uint16_t index)
 {
     w->node = n;
     w->index = index;
@@ -158,7 +158,6 @@ enum err worker_init(struct worker *w, struct node *n, uint16_t index, char **wh
         .ops = &edge_ops,
         .arg = w,
     });
-    return open_listeners(w, why);
 }
 
 void worker_run(struct worker *w)

@@ -46,8 +46,10 @@ struct node {
     uint16_t worker_count;
 };
 
-/* Opens the worker's listeners; *why (malloc'd) on error. Runs on the main thread, before worker_run. */
-enum err worker_init(struct worker *w, struct node *n, uint16_t index, char **why) WARN_UNUSED;
+/* Both on the main thread, before worker_run. */
+void worker_init(struct worker *w, struct node *n, uint16_t index);
+/* Opens the worker's listeners; *why (malloc'd) on error. */
+enum err worker_listen(struct worker *w, char **why) WARN_UNUSED;
 /* Runs the loop until the worker has stopped. */
 void worker_run(struct worker *w);
 void worker_free(struct worker *w);

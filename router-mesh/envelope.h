@@ -29,6 +29,7 @@ enum env_kind {
     ENV_ROUTE,  /* a stanza for env->jid; also sm -> sm, then session is 0 */
     ENV_SELF,   /* the sender's home: its copy of a message, or an iq or presence for it; jid: the sender's bare JID */
     ENV_SM_ON,  /* XEP-0198 enabled; bytes: token hash when it may be resumed; id: seconds it may wait */
+    ENV_HANDLED, /* id: stanzas handled since XEP-0198 was enabled, for a resumption after this node is gone */
     ENV_ACKED,  /* all that was delivered to this session up to archive id `id` has arrived */
     ENV_CLOSE,  /* the session is over */
     ENV_CALL,   /* call(call_arg, account) on the home's thread; inside one process only (control commands) */

@@ -116,7 +116,7 @@ struct archive_item {
     const char *peer;         /* the other side's JID, full when known */
     uint64_t origin;          /* hash of (peer bare, origin-id); 0: none */
     struct bytes *stanza;     /* canonical message as received by the owner, without our <stanza-id/>; shared, not copied */
-    uint64_t session, seq;    /* the sender's (session, seq): the session record's in_seq becomes seq in this transaction; session 0: none */
+    uint64_t session, seq;    /* the sender's (session, seq): the session record's in_seq becomes at least seq in this transaction; session 0: none */
 };
 /* Group-committed; the hot path. The item is copied, the stanza referenced. ERR_EXISTS: the owner has this id already. */
 void store_archive_put(struct store_client *c, int64_t owner, const struct archive_item *it, store_done_fn *, void *arg);
@@ -164,9 +164,9 @@ struct session_record {
     uint8_t token_hash[32]; /* SHA-256 of the resumption id */
     const char *jid;        /* full JID */
     uint64_t expires_unix;  /* seconds; older ones are removed now and then */
-    uint64_t in_seq;        /* last committed (find only) */
+    uint64_t in_seq;        /* stanzas known to be handled */
 };
-/* A session that exists keeps its in_seq. ERR_EXISTS: the token hash is another session's. */
+/* A session that exists keeps its in_seq when that is higher. ERR_EXISTS: the token hash is another session's. */
 void store_session_put(struct store_client *c, const struct session_record *r, store_done_fn *, void *arg);
 typedef void store_session_fn(void *arg, enum err e, const struct session_record *r); /* ERR_NOT_FOUND */
 void store_session_find(struct store_client *c, const uint8_t token_hash[32], store_session_fn *, void *arg);

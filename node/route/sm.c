@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FLUSH_MS = 250 }; /* how far storage's watermark may lag behind */
+enum {
+    FLUSH_MS = 250,            /* how far storage's watermark may lag behind */
+    RECORD_KEPT_S = 24 * 3600, /* a resumption record outlives the crash it is for */
+};
 
 static void on_flush(void *arg)
 {
@@ -241,19 +244,27 @@ static void handle_resume(struct account *a, struct envelope **ep)
     store_session_find(a->sm->store, (const uint8_t *)e->bytes->data, on_session_record, w);
 }
 
-static void handle_sm_on(struct account *a, struct session *se, const struct envelope *e)
+/* What a client that comes back after a crash is told: XEP-0198's <failed h=''/>. */
+static void session_record(struct session *se)
+{
+    struct sm *s = se->account->sm;
+    struct session_record r = {
+        .session = se->id,
+        .jid = se->jid->s,
+        .expires_unix = loop_unix_us(s->loop) / 1000000 + RECORD_KEPT_S,
+        .in_seq = se->handled,
+    };
+    memcpy(r.token_hash, se->token_hash, sizeof r.token_hash);
+    store_session_put(s->store, &r, sm_ignore, NULL);
+}
+
+static void handle_sm_on(struct session *se, const struct envelope *e)
 {
     if (!e->bytes)
         return;
     se->resumable = true;
-    memcpy(se->token_hash, e->bytes->data, 32);
-    struct session_record r = {
-        .session = se->id,
-        .jid = se->jid->s,
-        .expires_unix = loop_unix_us(a->sm->loop) / 1000000 + 86400 + e->id,
-    };
-    memcpy(r.token_hash, se->token_hash, 32);
-    store_session_put(a->sm->store, &r, sm_ignore, NULL);
+    memcpy(se->token_hash, e->bytes->data, sizeof se->token_hash);
+    session_record(se);
 }
 
 /* ---- stanzas ---- */
@@ -405,7 +416,13 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
         break;
     case ENV_SM_ON:
         if (se)
-            handle_sm_on(a, se, e);
+            handle_sm_on(se, e);
+        break;
+    case ENV_HANDLED:
+        if (se && se->resumable) {
+            se->handled = e->id;
+            session_record(se);
+        }
         break;
     case ENV_ACKED:
         if (se)

@@ -35,6 +35,7 @@ struct session {
     bool carbons;         /* XEP-0280 enabled */
     bool resumable;
     uint8_t token_hash[32];
+    uint64_t handled;            /* stanzas of it that are handled, as far as c2s has told */
     struct bytes *presence;      /* last broadcast presence, without 'to'; NULL while unavailable */
     uint64_t bound_unix_us;
     const struct jid **directed; /* who got directed available presence (RFC 6121 4.6); malloc, each malloc */

@@ -94,7 +94,7 @@ static void c2s_free(struct c2s *c)
 {
     timer_stop(c->edge->loop, &c->deadline);
     timer_stop(c->edge->loop, &c->total);
-    timer_stop(c->edge->loop, &c->ask);
+    timer_stop(c->edge->loop, &c->soon);
     loop_never(&c->task);
     list_for_each_safe(l, &c->held)
     {
@@ -584,8 +584,10 @@ void edge_shutdown(struct edge *e)
     hash_for_each(n, &e->streams)
     {
         struct c2s *c = container_of(n, struct c2s, node);
-        if (c->state == C2S_BOUND || c->state == C2S_DETACHED)
+        if (c->state == C2S_BOUND || c->state == C2S_DETACHED) {
+            c2s_sm_report(c);
             c->state = C2S_AUTHED; /* the home goes down with us: no CLOSE, so that resumption gets its durable h */
+        }
         c2s_stream_error(c, STREAM_SYSTEM_SHUTDOWN, NULL);
     }
 }

@@ -48,6 +48,7 @@ struct c2s_session {
     uint32_t queue_bytes;
     bool asked;            /* an <r/> is out */
     uint32_t resume_s;
+    uint64_t reported;     /* h that the home was told */
     uint64_t answer_at;    /* the client's <r/> came after this many stanzas; 0: none is waiting */
     uint64_t sent_id;      /* without SM: last archive id handed to the connection */
 };
@@ -65,7 +66,7 @@ struct c2s {
     const char *host;      /* the stream's host, malloc; fixed by the first header */
     struct timer deadline; /* of the state; bound: silence; detached: resumption */
     struct timer total;    /* of everything before authentication */
-    struct timer ask;      /* ask for an acknowledgement */
+    struct timer soon;     /* ask for an acknowledgement, tell the home what is handled */
     struct task task;      /* end of turn */
     uint16_t move_to;
     bool moving;
@@ -127,5 +128,6 @@ void c2s_sm_push(struct c2s *c, struct bytes *b, uint64_t id);
 void c2s_resumed(struct c2s *c, const struct envelope *e);
 void c2s_sm_handled(struct c2s *c); /* the handled prefix grew */
 void c2s_sm_detach(struct c2s *c);
+void c2s_sm_report(struct c2s *c);  /* tells the home how much is handled */
 
 #endif

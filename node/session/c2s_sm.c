@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ASK_MS = 250 }; /* an acknowledgement is asked for this long after the first stanza that waits for one */
+enum { SOON_MS = 250 }; /* how long acknowledgements may lag, both ways */
 
 static struct out_item *item(struct c2s_session *s, uint32_t i)
 {
@@ -94,6 +94,49 @@ void c2s_sm_request(struct c2s *c, const struct xml *x)
         c->session.answer_at = c->session.received;
 }
 
+/* For a resumption after a crash: the home writes it down. */
+void c2s_sm_report(struct c2s *c)
+{
+    struct c2s_session *s = &c->session;
+    uint64_t h = s->handled > s->sm_base ? s->handled - s->sm_base : 0;
+    if (!s->resumable || h == s->reported)
+        return;
+    struct envelope *e = env_new(ENV_HANDLED, s->jid);
+    e->id = s->reported = h;
+    c2s_send(c, &e);
+}
+
+static void ask_now(struct c2s *c)
+{
+    if (c->state != C2S_BOUND || !c->conn || !c->session.queue_count || c->session.asked)
+        return;
+    c->session.asked = true;
+    c2s_write_text(c, "<r xmlns='" NS_SM "'/>");
+}
+
+static void on_soon(void *arg)
+{
+    ask_now(arg);
+    c2s_sm_report(arg);
+}
+
+static void soon(struct c2s *c)
+{
+    if (!timer_running(&c->soon))
+        timer_start(c->edge->loop, &c->soon, SOON_MS, on_soon, c);
+}
+
+/* Asks at once when many wait, else in a moment. */
+static void ask(struct c2s *c)
+{
+    if (c->session.asked || !c->session.queue_count || !c->conn)
+        return;
+    if (c->session.queue_count >= c->edge->config->sm.ack_every)
+        ask_now(c);
+    else
+        soon(c);
+}
+
 static void resume_finish(struct c2s *c);
 
 void c2s_sm_handled(struct c2s *c)
@@ -103,6 +146,8 @@ void c2s_sm_handled(struct c2s *c)
         s->answer_at = 0;
         send_ack(c);
     }
+    if (s->resumable)
+        soon(c);
     if (c->resuming)
         resume_finish(c);
 }
@@ -149,26 +194,6 @@ static void too_high(struct c2s *c, uint32_t h)
     char extra[160];
     snprintf(extra, sizeof extra, "<handled-count-too-high xmlns='" NS_SM "' h='%u' send-count='%u'/>", h, c->session.sent);
     c2s_stream_error_with(c, STREAM_UNDEFINED_CONDITION, "you acknowledged more stanzas than were sent", extra);
-}
-
-static void on_ask(void *arg)
-{
-    struct c2s *c = arg;
-    if (c->state != C2S_BOUND || !c->conn || !c->session.queue_count || c->session.asked)
-        return;
-    c->session.asked = true;
-    c2s_write_text(c, "<r xmlns='" NS_SM "'/>");
-}
-
-/* Asks at once when many wait, else in a moment. */
-static void ask(struct c2s *c)
-{
-    if (c->session.asked || !c->session.queue_count || !c->conn)
-        return;
-    if (c->session.queue_count >= c->edge->config->sm.ack_every)
-        on_ask(c);
-    else if (!timer_running(&c->ask))
-        timer_start(c->edge->loop, &c->ask, ASK_MS, on_ask, c);
 }
 
 void c2s_sm_ack(struct c2s *c, const struct xml *x)
@@ -231,7 +256,8 @@ void c2s_sm_detach(struct c2s *c)
     c->session.asked = false;
     c->waiting = false;
     metric_add(M_SESSIONS_DETACHED, 1);
-    timer_stop(c->edge->loop, &c->ask);
+    timer_stop(c->edge->loop, &c->soon);
+    c2s_sm_report(c);
     xml_stream_free(&c->xml);
     timer_start(c->edge->loop, &c->deadline, c->session.resume_s * 1000u, on_resume_timeout, c);
 }

@@ -374,7 +374,7 @@ static enum err archive_put(struct memory *m, struct account *a, struct store_re
         a->last_id = it->id;
     struct session_entry *s = it->session ? session_of(m, it->session) : NULL;
     if (s)
-        s->record.in_seq = it->seq;
+        s->record.in_seq = it->seq > s->record.in_seq ? it->seq : s->record.in_seq;
     return OK;
 }
 
@@ -534,7 +534,8 @@ static enum err session_put(struct memory *m, struct store_req *r)
     free(s->jid);
     s->jid = xstrdup(r->text);
     s->record = r->in.session;
-    s->record.in_seq = in_seq;
+    if (s->record.in_seq < in_seq)
+        s->record.in_seq = in_seq;
     s->record.jid = s->jid;
     return OK;
 }

@@ -65,10 +65,10 @@ static const char *const texts[STMTS] = {
     [S_WATERMARK_GET] = "SELECT watermark FROM progress WHERE owner = ?1",
     [S_WATERMARK_SET] = "UPDATE progress SET watermark = ?2 WHERE owner = ?1",
     [S_SESSION_PUT] =
-        "INSERT INTO session(session, token_hash, jid, expires) VALUES(?1, ?2, ?3, ?4) ON CONFLICT(session)"
-        " DO UPDATE SET token_hash = ?2, jid = ?3, expires = ?4",
+        "INSERT INTO session(session, token_hash, jid, expires, in_seq) VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT(session)"
+        " DO UPDATE SET token_hash = ?2, jid = ?3, expires = ?4, in_seq = max(in_seq, ?5)",
     [S_SESSION_FIND] = "SELECT session, jid, expires, in_seq FROM session WHERE token_hash = ?1",
-    [S_SESSION_SEQ] = "UPDATE session SET in_seq = ?2 WHERE session = ?1",
+    [S_SESSION_SEQ] = "UPDATE session SET in_seq = max(in_seq, ?2) WHERE session = ?1",
     [S_SESSION_REMOVE] = "DELETE FROM session WHERE session = ?1",
     [S_SESSION_CLEAR] = "DELETE FROM session WHERE jid = ?1 OR substr(jid, 1, length(?1) + 1) = ?1 || '/'",
     [S_SESSION_EXPIRE] = "DELETE FROM session WHERE expires < ?1",

@@ -443,8 +443,8 @@ static enum err session_put(struct sqlite *d, struct store_req *r)
 {
     const struct session_record *s = &r->in.session;
     sessions_expire(d);
-    return db_run_unique(d, db_bind(d, S_SESSION_PUT, "ibti", sql(s->session), s->token_hash, sizeof s->token_hash,
-                                    r->text, sql(s->expires_unix)));
+    return db_run_unique(d, db_bind(d, S_SESSION_PUT, "ibtii", sql(s->session), s->token_hash, sizeof s->token_hash,
+                                    r->text, sql(s->expires_unix), sql(s->in_seq)));
 }
 
 static enum err session_find(struct sqlite *d, struct store_req *r)
