@@ -106,7 +106,8 @@ static void on_connection(xmpp_conn_t *conn, xmpp_conn_event_t event, int error,
 static bool connect_client(struct client *c, xmpp_sm_state_t *state)
 {
     c->conn = xmpp_conn_new(c->ctx);
-    xmpp_conn_set_flags(c->conn, XMPP_CONN_FLAG_TRUST_TLS | (strcmp(c->mode, "tls") ? XMPP_CONN_FLAG_MANDATORY_TLS : XMPP_CONN_FLAG_LEGACY_SSL));
+    xmpp_conn_set_flags(c->conn, XMPP_CONN_FLAG_TRUST_TLS | (strcmp(c->mode, "tls") ? XMPP_CONN_FLAG_MANDATORY_TLS
+                                                                                    : XMPP_CONN_FLAG_LEGACY_SSL));
     xmpp_conn_set_jid(c->conn, c->jid);
     xmpp_conn_set_pass(c->conn, c->password);
     xmpp_conn_set_sockopt_callback(c->conn, remember_socket);
@@ -143,7 +144,9 @@ static void obey(struct client *c, char *line)
     else if (!strcmp(name, "carbons"))
         ask(c, "carbons", "set", "<enable xmlns='urn:xmpp:carbons:2'/>");
     else if (!strcmp(name, "archive"))
-        ask(c, "fin", "set", "<query xmlns='urn:xmpp:mam:2'><set xmlns='http://jabber.org/protocol/rsm'><max>20</max><before/></set></query>");
+        ask(c, "fin", "set",
+            "<query xmlns='urn:xmpp:mam:2'><set "
+            "xmlns='http://jabber.org/protocol/rsm'><max>20</max><before/></set></query>");
     else if (!strcmp(name, "chat")) {
         xmpp_stanza_t *m = xmpp_message_new(c->ctx, "chat", a, NULL);
         xmpp_message_set_body(m, b);
@@ -181,7 +184,8 @@ int main(int argc, char **argv)
 {
     if (argc != 6)
         return 2;
-    struct client c = {.jid = argv[1], .password = argv[2], .host = argv[3], .port = (unsigned short)atoi(argv[4]), .mode = argv[5]};
+    struct client c = {
+        .jid = argv[1], .password = argv[2], .host = argv[3], .port = (unsigned short)atoi(argv[4]), .mode = argv[5]};
     signal(SIGPIPE, SIG_IGN); /* the connection that was cut may still be written to */
     xmpp_initialize();
     c.ctx = xmpp_ctx_new(NULL, getenv("STROPHE_DEBUG") ? xmpp_get_default_logger(XMPP_LEVEL_DEBUG) : NULL);
