@@ -206,3 +206,41 @@ def test_log_has_no_secrets_and_no_control_characters(server, login, secure):
     log = server.log()
     assert "a very private body" not in log and raw.account.password not in log and "another secret" not in log
     assert "\x1b" not in log
+
+
+def test_quickstart(tmp_path):
+    """The one command of the README: accounts that can log in at both ports, started again as it was, stopped."""
+    def run(*arguments):
+        return subprocess.run([rig.ROOT / "deploy/quickstart", "--dir", tmp_path / "run", *arguments], capture_output=True,
+                              text=True, timeout=500, stdin=subprocess.DEVNULL)
+    base = rig.free_port() % 40000 + 20000
+    first = run("--no-install", "--port-base", str(base), "--domain", "verona.test", "--user", "romeo:pw1", "--user",
+                "juliet:pw2", "--detach")
+    assert first.returncode == 0, first.stdout + first.stderr
+    try:
+        assert str(base + 22) in first.stdout and "romeo@verona.test" in first.stdout
+        assert "pw1" not in first.stdout
+        for port, direct in ((base + 22, False), (base + 23, True), (base + 43, False), (base + 43, True)):
+            raw = Raw(port, "verona.test")
+            if direct:
+                raw.start_tls()
+            else:
+                raw.open()
+                raw.starttls()
+            raw.open()
+            assert raw.auth("juliet", "pw2") is None
+            raw.close()
+        assert run("--no-install", "--detach").returncode != 0, "one node for a directory"
+    finally:
+        stopped = run("--stop")
+    assert stopped.returncode == 0 and not (tmp_path / "run/rookeryd.pid").exists()
+    with pytest.raises(OSError):
+        Raw(base + 22, "verona.test")
+    again = run("--no-install", "--detach")
+    try:
+        assert again.returncode == 0, again.stdout + again.stderr
+        raw = Raw(base + 23, "verona.test").start_tls()
+        raw.open()
+        assert raw.auth("romeo", "pw1") is None, "what was there is kept"
+    finally:
+        run("--stop")
