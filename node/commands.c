@@ -121,7 +121,8 @@ static void add_session(json_t *list, const struct session *se)
 static void list_account(struct errand *e, struct account *a)
 {
     e->result = json_array();
-    list_for_each(l, &a->sessions) add_session(e->result, container_of(l, struct session, link));
+    list_for_each (l, &a->sessions)
+        add_session(e->result, container_of(l, struct session, link));
 }
 
 /* Goes from worker to worker, then home. */
@@ -129,8 +130,7 @@ static void on_list_worker(struct inbox_msg *m, void *ctx)
 {
     struct worker *w = ctx;
     struct errand *e = container_of(m, struct errand, msg);
-    hash_for_each(n, &w->sm->sessions)
-    {
+    hash_for_each (n, &w->sm->sessions) {
         if (json_array_size(e->result) < LIST_MAX)
             add_session(e->result, container_of(n, struct session, node));
     }
@@ -155,8 +155,7 @@ static void run_session_list(struct control_request *r, void *ctx)
 
 static void kick(struct errand *e, struct account *a)
 {
-    list_for_each(l, &a->sessions)
-    {
+    list_for_each (l, &a->sessions) {
         struct session *se = container_of(l, struct session, link);
         if (e->resource && strcmp(e->resource, jid_resource(se->jid)))
             continue;
@@ -179,8 +178,7 @@ static void show_roster(struct errand *e, struct account *a)
 {
     static const char *const subs[] = {"none", "to", "from", "both"};
     e->result = json_array();
-    hash_for_each(n, &a->roster)
-    {
+    hash_for_each (n, &a->roster) {
         const struct roster_entry *it = container_of(n, struct roster_entry, node);
         json_t *o = json_object(), *groups = json_array();
         for (size_t i = 0; i < it->group_count; i++)
@@ -244,7 +242,8 @@ static void on_new_keys(void *arg, struct account *a)
     (void)arg;
     if (!a)
         return;
-    list_for_each(l, &a->sessions) session_kick(container_of(l, struct session, link), STREAM_NOT_AUTHORIZED);
+    list_for_each (l, &a->sessions)
+        session_kick(container_of(l, struct session, link), STREAM_NOT_AUTHORIZED);
 }
 
 static void account_changed(void *arg, const struct jid *bare, bool deleted)

@@ -247,7 +247,8 @@ static void *worker_main(void *arg)
 static void run_node(struct daemon *d)
 {
     struct node *n = &d->node;
-    loop_fd_add(n->workers[0].loop, &d->signals, signalfd(-1, &d->signal_set, SFD_NONBLOCK | SFD_CLOEXEC), LOOP_READ, on_signal, d);
+    loop_fd_add(n->workers[0].loop, &d->signals, signalfd(-1, &d->signal_set, SFD_NONBLOCK | SFD_CLOEXEC), LOOP_READ,
+                on_signal, d);
     for (uint16_t i = 1; i < n->worker_count; i++) {
         CHECK(!pthread_create(&n->workers[i].thread, NULL, worker_main, &n->workers[i]), "thread");
         n->workers[i].running = true;
@@ -312,9 +313,12 @@ static int check(const char *path)
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"config", required_argument, NULL, 'c'}, {"pid", required_argument, NULL, 'p'},
-        {"check", required_argument, NULL, 'k'},  {"options", no_argument, NULL, 'o'},
-        {"version", no_argument, NULL, 'v'},      {"help", no_argument, NULL, 'h'},
+        {"config", required_argument, NULL, 'c'},
+        {"pid", required_argument, NULL, 'p'},
+        {"check", required_argument, NULL, 'k'},
+        {"options", no_argument, NULL, 'o'},
+        {"version", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},
         {0},
     };
     const char *config = NULL, *pid = NULL;

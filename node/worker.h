@@ -1,8 +1,9 @@
 /*
- * A worker: one thread, one loop, and on it the client streams (edge) and accounts (sm) that live there. It ties together
- * what does not know each other: sockets to edge, edge to sm by envelope, sm to storage.
+ * A worker: one thread, one loop, and on it the client streams (edge) and accounts (sm) that live there. It ties
+ * together what does not know each other: sockets to edge, edge to sm by envelope, sm to storage.
  *
- * slot -> home node by the ring, then slot mod workers -> worker. A stream moves to its home worker once it is authenticated.
+ * slot -> home node by the ring, then slot mod workers -> worker. A stream moves to its home worker once it is
+ * authenticated.
  */
 #ifndef ROOKERY_WORKER_H
 #define ROOKERY_WORKER_H

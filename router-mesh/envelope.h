@@ -2,8 +2,9 @@
  * What c2s and sm say to each other. They speak only by envelopes, whether they sit on one worker (a call), on two
  * workers (an inbox) or on two nodes (the mesh): see DESIGN section 1.
  *
- * c2s (edge) owns the socket and the stream; sm (home of a bare JID) is the single writer of an account. An envelope to sm is
- * addressed by a JID (its home follows from the ring), an envelope to c2s by the address the session was bound from.
+ * c2s (edge) owns the socket and the stream; sm (home of a bare JID) is the single writer of an account. An envelope to
+ * sm is addressed by a JID (its home follows from the ring), an envelope to c2s by the address the session was bound
+ * from.
  *
  * A stanza travels as canonical bytes and flat fields; inside one worker its parsed tree may ride along, so that it is
  * parsed once. env_stanza() gives the tree in either case.
@@ -23,16 +24,16 @@ struct addr {
 
 enum env_kind {
     /* c2s -> home of env->jid */
-    ENV_AUTH,   /* code: enum scram_hash. Answered by ENV_KEYS */
-    ENV_BIND,   /* jid: full, or bare (the home picks a resource). Answered by ENV_BOUND */
-    ENV_RESUME, /* jid: bare; bytes: SHA-256 of the token. Answered by ENV_RESUMED */
-    ENV_ROUTE,  /* a stanza for env->jid; also sm -> sm, then session is 0 */
-    ENV_SELF,   /* the sender's home: its copy of a message, or an iq or presence for it; jid: the sender's bare JID */
-    ENV_SM_ON,  /* XEP-0198 enabled; bytes: token hash when it may be resumed; id: seconds it may wait */
+    ENV_AUTH,    /* code: enum scram_hash. Answered by ENV_KEYS */
+    ENV_BIND,    /* jid: full, or bare (the home picks a resource). Answered by ENV_BOUND */
+    ENV_RESUME,  /* jid: bare; bytes: SHA-256 of the token. Answered by ENV_RESUMED */
+    ENV_ROUTE,   /* a stanza for env->jid; also sm -> sm, then session is 0 */
+    ENV_SELF,    /* the sender's home: its copy of a message, or an iq or presence for it; jid: the sender's bare JID */
+    ENV_SM_ON,   /* XEP-0198 enabled; bytes: token hash when it may be resumed; id: seconds it may wait */
     ENV_HANDLED, /* id: stanzas handled since XEP-0198 was enabled, for a resumption after this node is gone */
-    ENV_ACKED,  /* all that was delivered to this session up to archive id `id` has arrived */
-    ENV_CLOSE,  /* the session is over */
-    ENV_CALL,   /* call(call_arg, account) on the home's thread; inside one process only (control commands) */
+    ENV_ACKED,   /* all that was delivered to this session up to archive id `id` has arrived */
+    ENV_CLOSE,   /* the session is over */
+    ENV_CALL,    /* call(call_arg, account) on the home's thread; inside one process only (control commands) */
     /* sm -> c2s at env->to, for env->session */
     ENV_KEYS,      /* code: enum err; flags: 1 when the account exists; bytes: struct scram_keys */
     ENV_BOUND,     /* code: 0, or 1 + enum stanza_error; jid: the full JID */
@@ -50,7 +51,7 @@ enum {
     MSG_NO_PERMANENT = 4, /* XEP-0334 no-permanent-store: offline yes, archive no */
     MSG_COPY = 8,         /* eligible for carbons (XEP-0280 6.1, no private, no no-copy) */
     MSG_BODY = 16,
-    MSG_SELF_TOO = 32,    /* the sender's home gets an ENV_SELF of it as well */
+    MSG_SELF_TOO = 32, /* the sender's home gets an ENV_SELF of it as well */
 };
 
 struct envelope {

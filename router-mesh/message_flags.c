@@ -1,6 +1,7 @@
 /*
- * What a message asks of the homes it passes. The rules follow what today's clients rely on: content is kept (bodies, receipts,
- * markers, reactions, retractions, encrypted payloads, call and room invitations), states of the moment are not.
+ * What a message asks of the homes it passes. The rules follow what today's clients rely on: content is kept (bodies,
+ * receipts, markers, reactions, retractions, encrypted payloads, call and room invitations), states of the moment are
+ * not.
  */
 #include "envelope.h"
 #include "hash.h"
@@ -15,20 +16,20 @@ struct payload {
 };
 
 static const struct payload payloads[] = {
-    {"urn:xmpp:receipts", "received", MSG_STORE | MSG_COPY},         /* XEP-0184 */
-    {"urn:xmpp:chat-markers:0", NULL, MSG_STORE | MSG_COPY},         /* XEP-0333 */
-    {"urn:xmpp:reactions:0", NULL, MSG_STORE | MSG_COPY},            /* XEP-0444 */
-    {"urn:xmpp:message-retract:1", NULL, MSG_STORE | MSG_COPY},      /* XEP-0424 */
+    {"urn:xmpp:receipts", "received", MSG_STORE | MSG_COPY},    /* XEP-0184 */
+    {"urn:xmpp:chat-markers:0", NULL, MSG_STORE | MSG_COPY},    /* XEP-0333 */
+    {"urn:xmpp:reactions:0", NULL, MSG_STORE | MSG_COPY},       /* XEP-0444 */
+    {"urn:xmpp:message-retract:1", NULL, MSG_STORE | MSG_COPY}, /* XEP-0424 */
     {"urn:xmpp:message-retract:0", NULL, MSG_STORE | MSG_COPY},
     {"urn:xmpp:fasten:0", NULL, MSG_STORE | MSG_COPY},
-    {"urn:xmpp:message-correct:0", NULL, MSG_STORE | MSG_COPY},      /* XEP-0308 */
+    {"urn:xmpp:message-correct:0", NULL, MSG_STORE | MSG_COPY},            /* XEP-0308 */
     {"eu.siacs.conversations.axolotl", "encrypted", MSG_STORE | MSG_COPY}, /* XEP-0384 */
     {"urn:xmpp:omemo:2", "encrypted", MSG_STORE | MSG_COPY},
-    {"urn:xmpp:openpgp:0", "openpgp", MSG_STORE | MSG_COPY},         /* XEP-0373 */
-    {"urn:xmpp:jingle-message:0", NULL, MSG_STORE | MSG_COPY},       /* XEP-0353 */
-    {"jabber:x:conference", "x", MSG_STORE | MSG_COPY},              /* XEP-0249 */
-    {"http://jabber.org/protocol/chatstates", NULL, MSG_COPY},       /* XEP-0085 */
-    {NS_HINTS, "store", MSG_STORE},                                  /* XEP-0334 */
+    {"urn:xmpp:openpgp:0", "openpgp", MSG_STORE | MSG_COPY},   /* XEP-0373 */
+    {"urn:xmpp:jingle-message:0", NULL, MSG_STORE | MSG_COPY}, /* XEP-0353 */
+    {"jabber:x:conference", "x", MSG_STORE | MSG_COPY},        /* XEP-0249 */
+    {"http://jabber.org/protocol/chatstates", NULL, MSG_COPY}, /* XEP-0085 */
+    {NS_HINTS, "store", MSG_STORE},                            /* XEP-0334 */
     {NS_HINTS, "no-permanent-store", MSG_NO_PERMANENT},
     {NS_HINTS, "no-store", MSG_NO_STORE},
 };

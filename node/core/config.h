@@ -42,61 +42,73 @@ struct config {
     size_t listen_count;
     struct config_access *access;
     size_t access_count;
-    struct { uint32_t workers; } node; /* 0: one per core */
-    struct { const char *driver, *path; uint32_t max_queued, max_batch; } storage;
-    struct { const char *level, *format, *path; } log; /* path NULL: standard error */
-    struct { const char *socket; } control;            /* absolute path of the control socket */
     struct {
-        bool require_tls;                              /* default true */
-        uint32_t tls_timeout_ms, features_timeout_ms, sasl_timeout_ms, bind_timeout_ms; /* per state; 10, 10, 30, 30 s */
-        uint32_t unauthenticated_ms;                   /* all of them together; 30 s, not extended by traffic */
+        uint32_t workers;
+    } node; /* 0: one per core */
+    struct {
+        const char *driver, *path;
+        uint32_t max_queued, max_batch;
+    } storage;
+    struct {
+        const char *level, *format, *path;
+    } log; /* path NULL: standard error */
+    struct {
+        const char *socket;
+    } control; /* absolute path of the control socket */
+    struct {
+        bool require_tls; /* default true */
+        uint32_t tls_timeout_ms, features_timeout_ms, sasl_timeout_ms,
+            bind_timeout_ms;                             /* per state; 10, 10, 30, 30 s */
+        uint32_t unauthenticated_ms;                     /* all of them together; 30 s, not extended by traffic */
         uint32_t max_stanza_unauthenticated, max_stanza; /* bytes: 10 KiB, 256 KiB */
-        uint32_t max_out;                              /* bytes of pending output per connection; 4 MiB */
-        uint32_t rate, rate_burst;                     /* bytes per second 0: unlimited; default 1 MiB/s, burst 4 MiB */
-        uint32_t max_unauthenticated_per_ip;           /* 256 */
-        uint32_t max_failed_per_ip;                    /* failed logins per minute; 60 */
-        uint32_t max_auth_attempts;                    /* per stream; 3 */
-        uint32_t max_pending_stanzas;                  /* received but not committed, then reading stops; 64 */
-        uint32_t max_sessions_per_account;             /* 20 */
-        enum bind_conflict conflict;                   /* replace */
-        uint32_t parsers;                              /* XML parsers kept ready per worker; 256 */
-        uint32_t idle_ping_ms;                         /* silence before the server pings; 0: never; 10 min */
-        uint32_t ping_timeout_ms;                      /* 60 s */
+        uint32_t max_out;                                /* bytes of pending output per connection; 4 MiB */
+        uint32_t rate, rate_burst;           /* bytes per second 0: unlimited; default 1 MiB/s, burst 4 MiB */
+        uint32_t max_unauthenticated_per_ip; /* 256 */
+        uint32_t max_failed_per_ip;          /* failed logins per minute; 60 */
+        uint32_t max_auth_attempts;          /* per stream; 3 */
+        uint32_t max_pending_stanzas;        /* received but not committed, then reading stops; 64 */
+        uint32_t max_sessions_per_account;   /* 20 */
+        enum bind_conflict conflict;         /* replace */
+        uint32_t parsers;                    /* XML parsers kept ready per worker; 256 */
+        uint32_t idle_ping_ms;               /* silence before the server pings; 0: never; 10 min */
+        uint32_t ping_timeout_ms;            /* 60 s */
     } c2s;
     struct {
-        bool plain;              /* offer PLAIN under TLS; true */
+        bool plain; /* offer PLAIN under TLS; true */
         uint32_t scram_iterations;
     } sasl;
     struct {
-        uint32_t max_resume_s;   /* longest time a session waits for resumption; 600 */
-        uint32_t max_unacked;    /* stanzas a session may leave unacknowledged, 5000; above it is closed */
+        uint32_t max_resume_s;      /* longest time a session waits for resumption; 600 */
+        uint32_t max_unacked;       /* stanzas a session may leave unacknowledged, 5000; above it is closed */
         uint32_t max_unacked_bytes; /* 4 MiB */
-        uint32_t ack_every;      /* ask for an ack after so many stanzas; 10 */
+        uint32_t ack_every;         /* ask for an ack after so many stanzas; 10 */
     } sm;
     struct {
-        uint32_t max_items;        /* 1000 contacts */
-        uint32_t max_groups;       /* per contact; 32 */
-        uint32_t max_name_bytes;   /* 1023 */
-        uint32_t max_blocked;      /* 1000 */
-        uint32_t max_directed;     /* remembered directed presences per session; 1000 */
-        uint32_t max_pending_in;   /* subscription requests waiting; 1000 */
+        uint32_t max_items;      /* 1000 contacts */
+        uint32_t max_groups;     /* per contact; 32 */
+        uint32_t max_name_bytes; /* 1023 */
+        uint32_t max_blocked;    /* 1000 */
+        uint32_t max_directed;   /* remembered directed presences per session; 1000 */
+        uint32_t max_pending_in; /* subscription requests waiting; 1000 */
     } roster;
     struct {
-        uint32_t max_messages;     /* per account; 1000 */
+        uint32_t max_messages; /* per account; 1000 */
     } offline;
     struct {
         const char *default_policy; /* "always", "roster", "never" */
         uint32_t max_page;          /* 250 */
         uint32_t retention_days;    /* 0: for ever */
     } archive;
-    struct { bool show_version, show_os; } version;
-    uint32_t max_cached_accounts;   /* accounts without a session kept in memory per worker; 10,000 */
+    struct {
+        bool show_version, show_os;
+    } version;
+    uint32_t max_cached_accounts; /* accounts without a session kept in memory per worker; 10,000 */
 
-    struct arena *arena;            /* owns everything above */
+    struct arena *arena; /* owns everything above */
 };
 
-/* Relative paths are taken from the file's directory. On mistakes: ERR_INVALID and *why (malloc'd), one "file:line: ..." line
- * each. Defaults for everything but hosts. */
+/* Relative paths are taken from the file's directory. On mistakes: ERR_INVALID and *why (malloc'd), one "file:line:
+ * ..." line each. Defaults for everything but hosts. */
 enum err config_load(const char *path, struct config **out, char **why) WARN_UNUSED;
 void config_free(struct config **c);
 /* The reference, as Markdown, on standard output (rookeryd --options). */

@@ -9,14 +9,14 @@
 
 enum err {
     OK = 0,
-    ERR_INVALID,   /* input that no retry mends */
+    ERR_INVALID, /* input that no retry mends */
     ERR_NOT_FOUND,
     ERR_EXISTS,
-    ERR_LIMIT,     /* a configured limit is reached */
-    ERR_BUSY,      /* try later: queue full, connection lost before anything was sent */
-    ERR_IO,        /* failed, and surely not written */
-    ERR_UNKNOWN,   /* unknown whether written; settle by (session, seq) */
-    ERR_FENCED,    /* this node is not a member of the ring any more */
+    ERR_LIMIT,   /* a configured limit is reached */
+    ERR_BUSY,    /* try later: queue full, connection lost before anything was sent */
+    ERR_IO,      /* failed, and surely not written */
+    ERR_UNKNOWN, /* unknown whether written; settle by (session, seq) */
+    ERR_FENCED,  /* this node is not a member of the ring any more */
     ERR_CLOSED,
 };
 
@@ -24,10 +24,10 @@ enum err {
 const char *err_name(enum err e);
 
 /* Ends the process with file, line and the printf-style context. On in release builds too. */
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (__builtin_expect(!(cond), 0))                                                          \
-            check_failed(__FILE__, __LINE__, #cond, "" __VA_ARGS__);                               \
+#define CHECK(cond, ...)                                                                                               \
+    do {                                                                                                               \
+        if (__builtin_expect(!(cond), 0))                                                                              \
+            check_failed(__FILE__, __LINE__, #cond, "" __VA_ARGS__);                                                   \
     } while (0)
 
 _Noreturn void check_failed(const char *file, int line, const char *cond, const char *fmt, ...)

@@ -29,8 +29,8 @@ static inline void sip_round(uint64_t v[4])
 static uint64_t siphash(const void *data, size_t n, uint64_t k0, uint64_t k1)
 {
     const unsigned char *p = data;
-    uint64_t v[4] = {k0 ^ 0x736f6d6570736575ULL, k1 ^ 0x646f72616e646f6dULL,
-                     k0 ^ 0x6c7967656e657261ULL, k1 ^ 0x7465646279746573ULL};
+    uint64_t v[4] = {k0 ^ 0x736f6d6570736575ULL, k1 ^ 0x646f72616e646f6dULL, k0 ^ 0x6c7967656e657261ULL,
+                     k1 ^ 0x7465646279746573ULL};
     size_t left = n;
     for (; left >= 8; left -= 8, p += 8) {
         uint64_t m;
@@ -67,8 +67,7 @@ static void hash_grow(struct hash_table *t)
 {
     size_t size = t->slots ? (t->mask + 1) * 2 : 16;
     struct hash_node **slots = xcalloc(size, sizeof *slots);
-    hash_for_each(n, t)
-    {
+    hash_for_each (n, t) {
         struct hash_node **to = &slots[n->hash & (size - 1)];
         n->next = *to;
         *to = n;

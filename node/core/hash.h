@@ -33,9 +33,9 @@ struct hash_node *hash_next(const struct hash_node *n);
 void hash_free(struct hash_table *t); /* the table only, not the nodes */
 
 /* Every node, safe against removal of pos. */
-#define hash_for_each(pos, t)                                                                      \
-    for (size_t pos##_i = 0; (t)->slots && pos##_i <= (t)->mask; pos##_i++)                        \
-        for (struct hash_node *pos = (t)->slots[pos##_i], *pos##_n = pos ? pos->next : NULL; pos;  \
+#define hash_for_each(pos, t)                                                                                          \
+    for (size_t pos##_i = 0; (t)->slots && pos##_i <= (t)->mask; pos##_i++)                                            \
+        for (struct hash_node *pos = (t)->slots[pos##_i], *pos##_n = pos ? pos->next : NULL; pos;                      \
              pos = pos##_n, pos##_n = pos ? pos->next : NULL)
 
 #endif

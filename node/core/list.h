@@ -55,8 +55,8 @@ static inline struct list *list_first(const struct list *head)
 
 #define list_for_each(pos, head) for (struct list *pos = (head)->next; pos != (head); pos = pos->next)
 /* Safe against removal of pos. */
-#define list_for_each_safe(pos, head)                                                              \
-    for (struct list *pos = (head)->next, *pos##_next = pos->next; pos != (head);                  \
+#define list_for_each_safe(pos, head)                                                                                  \
+    for (struct list *pos = (head)->next, *pos##_next = pos->next; pos != (head);                                      \
          pos = pos##_next, pos##_next = pos->next)
 
 #endif

@@ -30,14 +30,14 @@ extern _Atomic(enum log_level) log_max; /* read only */
 /* Pairs of key, value (strings; a NULL value prints as empty) up to a final NULL. Any thread. */
 void log_write(const struct log *l, enum log_level level, const char *event, ...) __attribute__((sentinel));
 
-#define log_at(level, l, ...)                                                                      \
-    do {                                                                                           \
-        if ((level) <= log_max)                                                                    \
-            log_write((l), (level), __VA_ARGS__, (char *)0);                                       \
+#define log_at(level, l, ...)                                                                                          \
+    do {                                                                                                               \
+        if ((level) <= log_max)                                                                                        \
+            log_write((l), (level), __VA_ARGS__, (char *)0);                                                           \
     } while (0)
 #define log_error(l, ...) log_at(LOG_ERROR, l, __VA_ARGS__)
-#define log_warn(l, ...) log_at(LOG_WARN, l, __VA_ARGS__)
-#define log_info(l, ...) log_at(LOG_INFO, l, __VA_ARGS__)
+#define log_warn(l, ...)  log_at(LOG_WARN, l, __VA_ARGS__)
+#define log_info(l, ...)  log_at(LOG_INFO, l, __VA_ARGS__)
 #define log_debug(l, ...) log_at(LOG_DEBUG, l, __VA_ARGS__)
 
 /* A number as a value; one of 8 rotating per-thread buffers, good for one log line. */

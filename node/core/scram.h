@@ -34,8 +34,10 @@ const char *scram_name(enum scram_hash h); /* "SHA-1", ... as in the mechanism's
 enum err credentials_derive(const char *password, uint32_t iterations, struct credentials *out) WARN_UNUSED;
 /* Does this password give these keys? Constant time in the keys. Blocks. */
 bool scram_verify(enum scram_hash h, const struct scram_keys *k, const char *password);
-/* Keys for a user that does not exist: salt by HMAC(secret, name), so that asking twice looks the same; nothing fits them. */
-void scram_fake(enum scram_hash h, const uint8_t secret[32], const char *name, uint32_t iterations, struct scram_keys *out);
+/* Keys for a user that does not exist: salt by HMAC(secret, name), so that asking twice looks the same; nothing fits
+ * them. */
+void scram_fake(enum scram_hash h, const uint8_t secret[32], const char *name, uint32_t iterations,
+                struct scram_keys *out);
 
 /* 2^-128 guessable text token: n random bytes as base64url without padding; out has room for n * 4 / 3 + 2. */
 void random_token(char *out, size_t n);

@@ -29,7 +29,7 @@ struct xml {
     size_t text_len;
 };
 
-struct xml *xml_new(struct arena *a, const char *name, const char *ns);          /* borrows both strings */
+struct xml *xml_new(struct arena *a, const char *name, const char *ns);                     /* borrows both strings */
 struct xml *xml_add(struct arena *a, struct xml *parent, const char *name, const char *ns); /* ns NULL: parent's */
 void xml_append(struct xml *parent, struct xml *child);
 void xml_prepend(struct xml *parent, struct xml *child);
@@ -52,16 +52,17 @@ struct xml *xml_find_next(const struct xml *child, const char *name, const char 
 bool xml_is(const struct xml *x, const char *name, const char *ns); /* x may be NULL */
 /* Text directly inside x, concatenated; "" for none. x NULL gives NULL. */
 const char *xml_text(struct arena *a, const struct xml *x);
-const char *xml_find_text(struct arena *a, const struct xml *x, const char *name, const char *ns); /* NULL: no such child */
+const char *xml_find_text(struct arena *a, const struct xml *x, const char *name,
+                          const char *ns); /* NULL: no such child */
 /* Elements directly inside x. */
 size_t xml_count(const struct xml *x);
 
 /* Writes x as it must stand where parent_ns is the default namespace: xmlns only where it changes, attributes
  * double-quoted, & < > " ' and TAB CR LF in attributes escaped, & < > and CR in text. parent_ns NULL: not known,
- * the namespace is always declared. Prefixes appear only for namespaced attributes (xml:, ns1:, ...) and xml: elements. */
+ * the namespace is always declared. Prefixes appear only for namespaced attributes (xml:, ns1:, ...) and xml: elements.
+ */
 void xml_write(struct buf *out, const struct xml *x, const char *parent_ns);
 /* Escapes n bytes as the text or attribute value above. */
 void xml_escape(struct buf *out, const char *s, size_t n, bool in_attribute);
-
 
 #endif

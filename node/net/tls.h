@@ -18,7 +18,8 @@ struct tls_host {
 
 struct tls; /* the snapshot */
 
-/* The first host serves connections without SNI or with an unknown one. On error *why (malloc'd) says what is wrong with which file. */
+/* The first host serves connections without SNI or with an unknown one. On error *why (malloc'd) says what is wrong
+ * with which file. */
 enum err tls_new(const struct tls_host *hosts, size_t n, struct tls **out, char **why) WARN_UNUSED;
 struct tls *tls_ref(struct tls *t);
 void tls_unref(struct tls **t);

@@ -96,8 +96,7 @@ static void c2s_free(struct c2s *c)
     timer_stop(c->edge->loop, &c->total);
     timer_stop(c->edge->loop, &c->soon);
     loop_never(&c->task);
-    list_for_each_safe(l, &c->held)
-    {
+    list_for_each_safe (l, &c->held) {
         struct held *h = container_of(l, struct held, link);
         arena_free(&h->arena);
         free(h);
@@ -225,7 +224,8 @@ static void send_header(struct c2s *c)
     char id[32];
     struct buf b = {0};
     random_token(id, 16);
-    buf_printf(&b, "<?xml version='1.0'?><stream:stream xmlns='%s' xmlns:stream='%s' id='%s' version='1.0' xml:lang='en'",
+    buf_printf(&b,
+               "<?xml version='1.0'?><stream:stream xmlns='%s' xmlns:stream='%s' id='%s' version='1.0' xml:lang='en'",
                NS_CLIENT, NS_STREAM, id);
     const char *from = c->host ? c->host : c->edge->config->hosts[0].domain;
     buf_printf(&b, " from='%s'>", from);
@@ -361,7 +361,8 @@ static const struct {
     {1 << C2S_PLAIN | 1 << C2S_SASL, "auth", NS_SASL, c2s_sasl_auth},
     {1 << C2S_PLAIN | 1 << C2S_SASL, "response", NS_SASL, c2s_sasl_response},
     {1 << C2S_PLAIN | 1 << C2S_SASL, "abort", NS_SASL, c2s_sasl_abort},
-    {1 << C2S_PLAIN | 1 << C2S_SASL | 1 << C2S_AUTHED | 1 << C2S_BOUND, "compress", "http://jabber.org/protocol/compress", refuse_compression},
+    {1 << C2S_PLAIN | 1 << C2S_SASL | 1 << C2S_AUTHED | 1 << C2S_BOUND, "compress",
+     "http://jabber.org/protocol/compress", refuse_compression},
     {1 << C2S_AUTHED | 1 << C2S_BOUND, "resume", NS_SM, c2s_sm_resume},
     {1 << C2S_AUTHED | 1 << C2S_BOUND, "enable", NS_SM, c2s_sm_enable},
     {1 << C2S_BOUND, "r", NS_SM, c2s_sm_request},
@@ -581,8 +582,7 @@ void edge_config(struct edge *e, const struct config *c, struct tls *tls)
 
 void edge_shutdown(struct edge *e)
 {
-    hash_for_each(n, &e->streams)
-    {
+    hash_for_each (n, &e->streams) {
         struct c2s *c = container_of(n, struct c2s, node);
         if (c->state == C2S_BOUND || c->state == C2S_DETACHED) {
             c2s_sm_report(c);
@@ -596,7 +596,8 @@ void edge_free(struct edge **ep)
 {
     struct edge *e = *ep;
     *ep = NULL;
-    hash_for_each(n, &e->streams) c2s_free(container_of(n, struct c2s, node));
+    hash_for_each (n, &e->streams)
+        c2s_free(container_of(n, struct c2s, node));
     hash_free(&e->streams);
     tls_unref(&e->tls);
     free(e);

@@ -7,18 +7,18 @@
 #include "metrics.h"
 #include "sasl.h"
 
-#define NS_TLS "urn:ietf:params:xml:ns:xmpp-tls"
-#define NS_SASL "urn:ietf:params:xml:ns:xmpp-sasl"
-#define NS_BIND "urn:ietf:params:xml:ns:xmpp-bind"
+#define NS_TLS     "urn:ietf:params:xml:ns:xmpp-tls"
+#define NS_SASL    "urn:ietf:params:xml:ns:xmpp-sasl"
+#define NS_BIND    "urn:ietf:params:xml:ns:xmpp-bind"
 #define NS_SESSION "urn:ietf:params:xml:ns:xmpp-session"
-#define NS_SM "urn:xmpp:sm:3"
+#define NS_SM      "urn:xmpp:sm:3"
 
 enum c2s_state {
-    C2S_DETECT,   /* nothing received yet */
-    C2S_PLAIN,    /* open, not encrypted: STARTTLS is offered */
-    C2S_TLS,      /* handshake */
-    C2S_SASL,     /* may authenticate */
-    C2S_AUTHED,   /* authenticated: bind or resume */
+    C2S_DETECT, /* nothing received yet */
+    C2S_PLAIN,  /* open, not encrypted: STARTTLS is offered */
+    C2S_TLS,    /* handshake */
+    C2S_SASL,   /* may authenticate */
+    C2S_AUTHED, /* authenticated: bind or resume */
     C2S_BOUND,
     C2S_DETACHED, /* bound, no socket: waits for resumption */
     C2S_DEAD,     /* freed at the end of the turn */
@@ -36,21 +36,21 @@ struct c2s_session {
     const struct jid *jid; /* full; malloc */
     /* received: stanza seq = base + position; handled is the prefix that every home has committed */
     uint64_t received, handled;
-    uint8_t *need;         /* COMMITTED still missing for stanza handled + 1 + i; ring of cap, first at off */
+    uint8_t *need; /* COMMITTED still missing for stanza handled + 1 + i; ring of cap, first at off */
     uint32_t need_off, need_cap;
     struct bytes *blocked; /* XEP-0191: JIDs, one a line; NULL: none */
     /* XEP-0198 */
     bool sm, resumable;
-    uint64_t sm_base;      /* received when <enable/> came: h = handled - sm_base */
-    uint32_t sent, acked;  /* stanzas sent to and acknowledged by the client, mod 2^32 */
+    uint64_t sm_base;     /* received when <enable/> came: h = handled - sm_base */
+    uint32_t sent, acked; /* stanzas sent to and acknowledged by the client, mod 2^32 */
     struct out_item *queue;
     uint32_t queue_off, queue_count, queue_cap;
     uint32_t queue_bytes;
-    bool asked;            /* an <r/> is out */
+    bool asked; /* an <r/> is out */
     uint32_t resume_s;
-    uint64_t reported;     /* h that the home was told */
-    uint64_t answer_at;    /* the client's <r/> came after this many stanzas; 0: none is waiting */
-    uint64_t sent_id;      /* without SM: last archive id handed to the connection */
+    uint64_t reported;  /* h that the home was told */
+    uint64_t answer_at; /* the client's <r/> came after this many stanzas; 0: none is waiting */
+    uint64_t sent_id;   /* without SM: last archive id handed to the connection */
 };
 
 struct c2s {
@@ -71,11 +71,11 @@ struct c2s {
     uint16_t move_to;
     bool moving;
     uint64_t last_in_ms;
-    struct list held;      /* elements that came while waiting: struct held */
+    struct list held; /* elements that came while waiting: struct held */
     struct sasl *sasl;
     unsigned attempts, offered;
     struct c2s_session session;
-    bool resuming;         /* the session has moved here, <resumed/> waits for commits */
+    bool resuming; /* the session has moved here, <resumed/> waits for commits */
     uint32_t resume_h;
     char *resume_token;
     const struct jid *user; /* authenticated bare JID; malloc */
@@ -89,16 +89,16 @@ void c2s_write_text(struct c2s *c, const char *text);
 void c2s_stream_error(struct c2s *c, enum stream_error e, const char *text);
 /* With an application-specific condition, canonical XML. */
 void c2s_stream_error_with(struct c2s *c, enum stream_error e, const char *text, const char *extra);
-void c2s_end(struct c2s *c);      /* closes politely; the session is over */
+void c2s_end(struct c2s *c);                   /* closes politely; the session is over */
 void c2s_lost(struct c2s *c, const char *why); /* the connection is gone: detach if it may be resumed, else end */
-void c2s_restart(struct c2s *c);  /* a new stream header is expected */
-void c2s_wait(struct c2s *c);     /* holds elements and pauses reading */
-void c2s_go_on(struct c2s *c);    /* the wait is over: runs held elements */
+void c2s_restart(struct c2s *c);               /* a new stream header is expected */
+void c2s_wait(struct c2s *c);                  /* holds elements and pauses reading */
+void c2s_go_on(struct c2s *c);                 /* the wait is over: runs held elements */
 void c2s_deadline(struct c2s *c, uint32_t ms);
-void c2s_alive(struct c2s *c);    /* starts the silence timer of a bound stream */
+void c2s_alive(struct c2s *c); /* starts the silence timer of a bound stream */
 void c2s_send(struct c2s *c, struct envelope **e);
 void c2s_later(struct c2s *c);
-void c2s_uncount(struct c2s *c);  /* not among the unauthenticated any more */
+void c2s_uncount(struct c2s *c); /* not among the unauthenticated any more */
 
 /* c2s_auth.c; all take the element's tree, borrowed */
 void c2s_features(struct c2s *c);
@@ -128,6 +128,6 @@ void c2s_sm_push(struct c2s *c, struct bytes *b, uint64_t id);
 void c2s_resumed(struct c2s *c, const struct envelope *e);
 void c2s_sm_handled(struct c2s *c); /* the handled prefix grew */
 void c2s_sm_detach(struct c2s *c);
-void c2s_sm_report(struct c2s *c);  /* tells the home how much is handled */
+void c2s_sm_report(struct c2s *c); /* tells the home how much is handled */
 
 #endif

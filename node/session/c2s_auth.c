@@ -124,7 +124,8 @@ static void fail(struct c2s *c, enum sasl_failure f)
 {
     uint64_t now = loop_mono_ms(c->edge->loop);
     const struct jid *who = c->sasl ? sasl_user(c->sasl) : NULL;
-    log_info(&c->log, "login-failed", "jid", who ? who->s : NULL, "why", sasl_failure_name(f), "peer", conn_peer(c->conn));
+    log_info(&c->log, "login-failed", "jid", who ? who->s : NULL, "why", sasl_failure_name(f), "peer",
+             conn_peer(c->conn));
     metric_add(M_LOGIN_FAILED_TOTAL, 1);
     sasl_free(&c->sasl);
     if (f != SASL_NOT_AUTHORIZED) {

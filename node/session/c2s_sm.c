@@ -192,7 +192,8 @@ static void acknowledge(struct c2s *c, uint32_t n)
 static void too_high(struct c2s *c, uint32_t h)
 {
     char extra[160];
-    snprintf(extra, sizeof extra, "<handled-count-too-high xmlns='" NS_SM "' h='%u' send-count='%u'/>", h, c->session.sent);
+    snprintf(extra, sizeof extra, "<handled-count-too-high xmlns='" NS_SM "' h='%u' send-count='%u'/>", h,
+             c->session.sent);
     c2s_stream_error_with(c, STREAM_UNDEFINED_CONDITION, "you acknowledged more stanzas than were sent", extra);
 }
 

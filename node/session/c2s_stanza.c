@@ -112,7 +112,8 @@ void c2s_committed(struct c2s *c, uint64_t seq)
 /* RFC 6120 8.1.2.1: our JID or none; then it is the full JID. False: the stream is closed. */
 static bool stamp_from(struct c2s *c, struct stanza *s, const char *raw_from)
 {
-    if (raw_from && (!s->from || !(jid_is_bare(s->from) ? jid_eq_bare(s->from, c->session.jid) : jid_eq(s->from, c->session.jid)))) {
+    if (raw_from && (!s->from || !(jid_is_bare(s->from) ? jid_eq_bare(s->from, c->session.jid)
+                                                        : jid_eq(s->from, c->session.jid)))) {
         c2s_stream_error(c, STREAM_INVALID_FROM, NULL);
         return false;
     }
@@ -229,7 +230,8 @@ static void send_ways(struct c2s *c, struct stanza **sp)
     uint64_t h = c->session.handled > c->session.sm_base ? c->session.handled - c->session.sm_base : 0;
     struct arena *a = arena_new();
     const struct jid *own = jid_bare(a, c->session.jid), *to = s->to ? jid_dup(a, s->to) : own;
-    struct envelope *e = env_stanza_new(w & TO_ITS_HOME ? ENV_ROUTE : ENV_SELF, w & TO_ITS_HOME ? to : own, sp), *self = NULL;
+    struct envelope *e = env_stanza_new(w & TO_ITS_HOME ? ENV_ROUTE : ENV_SELF, w & TO_ITS_HOME ? to : own, sp),
+                    *self = NULL;
     e->seq = seq;
     e->id = h;
     if (e->stanza_kind == STANZA_MESSAGE)

@@ -1,7 +1,7 @@
 /*
- * The edge of a worker: its client streams (c2s). Sockets, TLS, the XML gate, SASL, resource binding, XEP-0198 counting, rate limits.
- * It holds no account data and no database: it asks the account's home by envelope and keeps a stanza until the home
- * says COMMITTED.
+ * The edge of a worker: its client streams (c2s). Sockets, TLS, the XML gate, SASL, resource binding, XEP-0198
+ * counting, rate limits. It holds no account data and no database: it asks the account's home by envelope and keeps a
+ * stanza until the home says COMMITTED.
  *
  * One struct edge per worker, one thread.
  */

@@ -1,5 +1,6 @@
 /*
- * SASL on the server's side (RFC 6120 section 6; SCRAM RFC 5802/7677 with channel binding RFC 9266, 5929; PLAIN RFC 4616).
+ * SASL on the server's side (RFC 6120 section 6; SCRAM RFC 5802/7677 with channel binding RFC 9266, 5929; PLAIN RFC
+ * 4616).
  *
  * Pure: no I/O, no account data. The account's home is asked for SCRAM keys (SASL_NEED_KEYS), and PBKDF2 for PLAIN
  * runs on the blocking pool (SASL_NEED_HASHING). One struct per attempt, one thread at a time.
@@ -22,18 +23,26 @@ enum sasl_status {
 
 /* RFC 6120 6.5 */
 enum sasl_failure {
-    SASL_ABORTED, SASL_ACCOUNT_DISABLED, SASL_CREDENTIALS_EXPIRED, SASL_ENCRYPTION_REQUIRED,
-    SASL_INCORRECT_ENCODING, SASL_INVALID_AUTHZID, SASL_INVALID_MECHANISM, SASL_MALFORMED_REQUEST,
-    SASL_MECHANISM_TOO_WEAK, SASL_NOT_AUTHORIZED, SASL_TEMPORARY_AUTH_FAILURE,
+    SASL_ABORTED,
+    SASL_ACCOUNT_DISABLED,
+    SASL_CREDENTIALS_EXPIRED,
+    SASL_ENCRYPTION_REQUIRED,
+    SASL_INCORRECT_ENCODING,
+    SASL_INVALID_AUTHZID,
+    SASL_INVALID_MECHANISM,
+    SASL_MALFORMED_REQUEST,
+    SASL_MECHANISM_TOO_WEAK,
+    SASL_NOT_AUTHORIZED,
+    SASL_TEMPORARY_AUTH_FAILURE,
 };
 const char *sasl_failure_name(enum sasl_failure f);
 
 /* What the TLS layer knows about this connection; zero lengths where there is none. Copied. */
 struct sasl_binding {
     bool tls;
-    uint8_t exporter[32];    /* RFC 9266 tls-exporter; TLS 1.3 only (or 1.2 with extended master secret) */
+    uint8_t exporter[32]; /* RFC 9266 tls-exporter; TLS 1.3 only (or 1.2 with extended master secret) */
     size_t exporter_len;
-    uint8_t end_point[64];   /* RFC 5929 tls-server-end-point */
+    uint8_t end_point[64]; /* RFC 5929 tls-server-end-point */
     size_t end_point_len;
     /* RFC 5929 tls-unique, undefined for TLS 1.3 and so never announced: slixmpp before 1.8.5 and others know no other
      * type, take the first Finished message there too, and would not get in at all. */
@@ -42,8 +51,14 @@ struct sasl_binding {
 };
 
 enum sasl_mech {
-    SASL_SCRAM_SHA512_PLUS, SASL_SCRAM_SHA256_PLUS, SASL_SCRAM_SHA1_PLUS,
-    SASL_SCRAM_SHA512, SASL_SCRAM_SHA256, SASL_SCRAM_SHA1, SASL_PLAIN, SASL_MECHS,
+    SASL_SCRAM_SHA512_PLUS,
+    SASL_SCRAM_SHA256_PLUS,
+    SASL_SCRAM_SHA1_PLUS,
+    SASL_SCRAM_SHA512,
+    SASL_SCRAM_SHA256,
+    SASL_SCRAM_SHA1,
+    SASL_PLAIN,
+    SASL_MECHS,
 };
 const char *sasl_mech_name(enum sasl_mech m);
 /* Bit set (1 << mech) of what may be offered: -PLUS only with a binding, PLAIN only under TLS; and with allowed. */
@@ -52,7 +67,8 @@ unsigned sasl_offer(const struct sasl_binding *b, unsigned allowed);
 enum sasl_mech sasl_find(const char *name, unsigned offered);
 
 struct sasl;
-/* offered is what this very stream announced: SCRAM's 'y' flag fails when -PLUS was among it. domain: the stream's host. */
+/* offered is what this very stream announced: SCRAM's 'y' flag fails when -PLUS was among it. domain: the stream's
+ * host. */
 struct sasl *sasl_new(enum sasl_mech m, unsigned offered, const struct sasl_binding *b, const char *domain);
 void sasl_free(struct sasl **s); /* wipes secrets */
 
@@ -63,7 +79,7 @@ enum sasl_status sasl_keys(struct sasl *s, const struct scram_keys *k, bool know
 void sasl_hashing(struct sasl *s); /* blocking; on a pool thread; nobody else touches s meanwhile */
 enum sasl_status sasl_hashed(struct sasl *s);
 
-const struct jid *sasl_user(const struct sasl *s);       /* bare JID: claimed at NEED_KEYS, proven at SUCCESS */
+const struct jid *sasl_user(const struct sasl *s); /* bare JID: claimed at NEED_KEYS, proven at SUCCESS */
 enum scram_hash sasl_hash(const struct sasl *s);
 const void *sasl_out(const struct sasl *s, size_t *n);
 enum sasl_failure sasl_why(const struct sasl *s);
