@@ -136,6 +136,8 @@ void client_close(struct client *c)
         client_fail(c, NULL);
         return;
     }
+    if (c->counting_in) /* or the server keeps what we have for later (XEP-0198 section 4) */
+        say(c, "<a xmlns='urn:xmpp:sm:3' h='%u'/>", c->sm_handled);
     if (!c->config->relay)
         say(c, "</stream:stream>");
     if (c->state != CLIENT_READY)

@@ -42,7 +42,7 @@ static struct options {
          .seconds = 10,
          .window = 4,
          .body = 100,
-         .ack_every = 5};
+         .ack_every = 1};
 
 static struct client_config config;
 static struct processes server;
