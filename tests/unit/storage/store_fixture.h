@@ -309,7 +309,7 @@ static inline struct answer session(struct worker *w, uint8_t token)
 static inline enum err session_put(struct worker *w, uint64_t id, uint8_t token, const char *full, uint64_t expires)
 {
     struct answer a = {.w = w};
-    struct session_record r = {.session = id, .jid = full, .expires_unix = expires, .in_seq = 77};
+    struct session_record r = {.session = id, .jid = full, .expires_unix = expires, .in_seq = 7};
     memset(r.token_hash, token, sizeof r.token_hash);
     store_session_put(w->c, &r, on_done, &a);
     return await(&a);
