@@ -32,6 +32,8 @@ struct host {
     struct hash_node node; /* in tls.hosts by name */
     char *name;            /* A-labels, lower case, no dot at the end */
     SSL_CTX *ctx;
+    uint8_t end_point[64]; /* RFC 5929 tls-server-end-point of the certificate, asked for at every login */
+    size_t end_point_len;
 };
 
 struct tls {
@@ -126,9 +128,11 @@ static SSL_CTX *ctx_new(struct tls *t)
     CHECK(good, "TLS defaults: %s", tls_error());
     SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
     SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    /* Resumption by stateless tickets only: nothing is kept per session on this side. */
+    /* No resumption: XMPP clients hardly use it, a ticket costs CPU at every login, and its key would have to be shared
+     * by the nodes of a cluster. */
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
-    SSL_CTX_set_num_tickets(ctx, 1);
+    SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET);
+    SSL_CTX_set_num_tickets(ctx, 0);
     SSL_CTX_set_default_passwd_cb(ctx, no_passphrase);
     SSL_CTX_set_tlsext_servername_callback(ctx, on_sni);
     SSL_CTX_set_tlsext_servername_arg(ctx, t);
@@ -191,6 +195,23 @@ static void warn_about(const struct tls_host *h, const char *name, SSL_CTX *ctx)
         log_warn(&tls_log, "certificate", "domain", h->domain, "file", h->certificate, "trouble", trouble);
 }
 
+static size_t end_point(SSL_CTX *ctx, uint8_t out[64])
+{
+    X509 *x = SSL_CTX_get0_certificate(ctx);
+    int nid = NID_undef;
+    if (!x || !X509_get_signature_info(x, &nid, NULL, NULL, NULL) || nid == NID_undef)
+        return 0; /* RFC 5929 §4.1: undefined for signatures without a hash of their own (Ed25519) */
+    if (nid == NID_md5 || nid == NID_sha1)
+        nid = NID_sha256;
+    unsigned n = 0;
+    uint8_t digest[EVP_MAX_MD_SIZE];
+    const EVP_MD *md = EVP_get_digestbynid(nid);
+    if (!md || !X509_digest(x, md, digest, &n) || n > 64)
+        return 0;
+    memcpy(out, digest, n);
+    return n;
+}
+
 static enum err host_add(struct tls *t, const struct tls_host *h, char **why)
 {
     char *ascii = NULL, name[NAME_MAX_BYTES + 1];
@@ -214,6 +235,8 @@ static enum err host_add(struct tls *t, const struct tls_host *h, char **why)
     struct host *e = xcalloc(1, sizeof *e);
     e->name = xstrdup(name);
     e->ctx = ctx;
+    e->end_point_len = end_point(ctx, e->end_point);
+    SSL_CTX_set_app_data(ctx, e);
     hash_insert(&t->hosts, &e->node, hash_seeded(name, strlen(name)));
     if (!t->fallback)
         t->fallback = ctx;
@@ -307,17 +330,7 @@ size_t tls_ssl_unique(SSL *s, uint8_t out[64])
 
 size_t tls_ssl_end_point(const SSL *s, uint8_t out[64])
 {
-    X509 *x = SSL_CTX_get0_certificate(SSL_get_SSL_CTX(s));
-    int nid = NID_undef;
-    if (!x || !X509_get_signature_info(x, &nid, NULL, NULL, NULL) || nid == NID_undef)
-        return 0; /* RFC 5929 §4.1: undefined for signatures without a hash of their own (Ed25519) */
-    if (nid == NID_md5 || nid == NID_sha1)
-        nid = NID_sha256;
-    unsigned n = 0;
-    uint8_t digest[EVP_MAX_MD_SIZE];
-    const EVP_MD *md = EVP_get_digestbynid(nid);
-    if (!md || !X509_digest(x, md, digest, &n) || n > 64)
-        return 0;
-    memcpy(out, digest, n);
-    return n;
+    const struct host *h = SSL_CTX_get_app_data(SSL_get_SSL_CTX(s));
+    memcpy(out, h->end_point, h->end_point_len);
+    return h->end_point_len;
 }

@@ -106,6 +106,7 @@ static void c2s_free(struct c2s *c)
     if (c->conn)
         conn_close(&c->conn, 0);
     sasl_free(&c->sasl);
+    c2s_forget_binding(c);
     session_clear(&c->session);
     jid_free(&c->user);
     free(c->resume_token);

@@ -73,6 +73,7 @@ struct c2s {
     uint64_t last_in_ms;
     struct list held; /* elements that came while waiting: struct held */
     struct sasl *sasl;
+    struct sasl_binding *binding; /* until authentication; malloc */
     unsigned attempts, offered;
     struct c2s_session session;
     bool resuming; /* the session has moved here, <resumed/> waits for commits */
@@ -102,6 +103,7 @@ void c2s_uncount(struct c2s *c); /* not among the unauthenticated any more */
 
 /* c2s_auth.c; all take the element's tree, borrowed */
 void c2s_features(struct c2s *c);
+void c2s_forget_binding(struct c2s *c);
 void c2s_starttls(struct c2s *c, const struct xml *x);
 void c2s_sasl_auth(struct c2s *c, const struct xml *x);
 void c2s_sasl_response(struct c2s *c, const struct xml *x);

@@ -9,12 +9,17 @@ enum { FAILURE_DELAY_MS = 3000 }; /* for addresses that failed too often */
 
 /* ---- features (RFC 6120 4.3.2) ---- */
 
-static void binding_fill(const struct c2s *c, struct sasl_binding *b)
+/* Derived once: an exporter costs as much as the rest of SCRAM. */
+static const struct sasl_binding *binding(struct c2s *c)
 {
-    *b = (struct sasl_binding){.tls = conn_is_tls(c->conn)};
+    if (c->binding)
+        return c->binding;
+    struct sasl_binding *b = c->binding = xcalloc(1, sizeof *b);
+    b->tls = conn_is_tls(c->conn);
     b->exporter_len = conn_exporter(c->conn, b->exporter);
     b->end_point_len = conn_end_point(c->conn, b->end_point);
     b->unique_len = conn_unique(c->conn, b->unique);
+    return b;
 }
 
 /* XEP-0440 */
@@ -29,18 +34,17 @@ static void add_binding_types(struct arena *a, struct xml *f, const struct sasl_
 
 static void add_mechanisms(struct c2s *c, struct arena *a, struct xml *f)
 {
-    struct sasl_binding b;
-    binding_fill(c, &b);
+    const struct sasl_binding *b = binding(c);
     unsigned allowed = ~0u;
     if (!c->edge->config->sasl.plain)
         allowed &= ~(1u << SASL_PLAIN);
-    c->offered = sasl_offer(&b, allowed);
+    c->offered = sasl_offer(b, allowed);
     struct xml *m = xml_add(a, f, "mechanisms", NS_SASL);
     for (int i = 0; i < SASL_MECHS; i++)
         if (c->offered & 1u << i)
             xml_add_leaf(a, m, "mechanism", NULL, sasl_mech_name((enum sasl_mech)i));
-    if (b.exporter_len || b.end_point_len)
-        add_binding_types(a, f, &b);
+    if (b->exporter_len || b->end_point_len)
+        add_binding_types(a, f, b);
 }
 
 /* XEP-0478 */
@@ -88,10 +92,17 @@ void c2s_features(struct c2s *c)
     arena_free(&a);
 }
 
+void c2s_forget_binding(struct c2s *c)
+{
+    free(c->binding);
+    c->binding = NULL;
+}
+
 void c2s_starttls(struct c2s *c, const struct xml *x)
 {
     (void)x;
     c2s_write_text(c, "<proceed xmlns='" NS_TLS "'/>");
+    c2s_forget_binding(c);
     c->state = C2S_TLS;
     c2s_restart(c);
     c2s_deadline(c, c->edge->config->c2s.tls_timeout_ms);
@@ -212,6 +223,7 @@ static void succeed(struct c2s *c)
     sasl_free(&c->sasl);
     metric_add(M_LOGIN_TOTAL, 1);
     log_info(&c->log, "authenticated", "jid", c->user->s, "peer", conn_peer(c->conn), "tls", conn_tls_info(c->conn));
+    c2s_forget_binding(c);
     c->state = C2S_AUTHED;
     c2s_uncount(c);
     c2s_restart(c);
@@ -353,9 +365,7 @@ void c2s_sasl_auth(struct c2s *c, const struct xml *x)
         fail(c, SASL_INVALID_MECHANISM);
         return;
     }
-    struct sasl_binding b;
-    binding_fill(c, &b);
-    c->sasl = sasl_new(m, c->offered, &b, c->host);
+    c->sasl = sasl_new(m, c->offered, binding(c), c->host);
     step(c, x, true);
 }
 
