@@ -92,7 +92,7 @@ struct config {
         uint32_t max_pending_in; /* subscription requests waiting; 1000 */
     } roster;
     struct {
-        uint32_t max_messages; /* per account; 1000 */
+        uint32_t max_messages; /* per account; 10000 */
     } offline;
     struct {
         const char *default_policy; /* "always", "roster", "never" */

@@ -155,7 +155,7 @@ const struct option config_options[] = {
     INT(roster, max_pending_in, "1000", 0, 100000, "Subscription requests waiting for one account's answer."),
 
     SECTION("offline", "Messages for those who are not there."),
-    INT(offline, max_messages, "1000", 0, 1000000, "Waiting messages of one account; above it senders get an error."),
+    INT(offline, max_messages, "10000", 0, 1000000, "Waiting messages of one account; above it senders get an error."),
 
     SECTION("archive", "The message archive (XEP-0313)."),
     OPTION(archive, default_policy, OPTION_WORD, "always",

@@ -157,8 +157,7 @@ void account_wait(struct account *a, struct envelope **ep)
 
 void account_free_all(struct sm *s)
 {
-    hash_for_each(n, &s->accounts)
-    {
+    hash_for_each (n, &s->accounts) {
         struct account *a = container_of(n, struct account, node);
         while (!list_empty(&a->sessions)) {
             struct session *se = container_of(list_first(&a->sessions), struct session, link);
@@ -226,8 +225,7 @@ struct session *sm_session(const struct sm *s, uint64_t id)
 
 struct session *account_session(const struct account *a, const struct jid *full)
 {
-    list_for_each(l, &a->sessions)
-    {
+    list_for_each (l, &a->sessions) {
         struct session *se = container_of(l, struct session, link);
         if (!strcmp(jid_resource(se->jid), jid_resource(full)))
             return se;

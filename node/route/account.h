@@ -6,7 +6,8 @@
 
 /* The account of bare, created and being loaded if it was not there. */
 struct account *account_get(struct sm *s, const struct jid *bare);
-/* Keeps *e until the account is loaded, then hands it to sm_account_envelope. Answers resource-constraint when too many wait. */
+/* Keeps *e until the account is loaded, then hands it to sm_account_envelope. Answers resource-constraint when too many
+ * wait. */
 void account_wait(struct account *a, struct envelope **e);
 /* Frees the account when nothing holds it any more, or puts it where the oldest are dropped from. */
 void account_settle(struct account *a);

@@ -1,9 +1,9 @@
 /*
- * Modules: how RFC 6121's parts (im/) and XEPs (xep/) attach to sm. A XEP is one file with one `const struct module`, one line
- * in xep/modules.c and one test. The list's order is the running order.
+ * Modules: how RFC 6121's parts (im/) and XEPs (xep/) attach to sm. A XEP is one file with one `const struct module`,
+ * one line in xep/modules.c and one test. The list's order is the running order.
  *
- * A hook returns PASS (the next one may have it), DONE (answered or consumed), or WAIT (it took the stanza with hook_wait and
- * will answer later, on the same worker). Modules extend each other through hooks, not calls.
+ * A hook returns PASS (the next one may have it), DONE (answered or consumed), or WAIT (it took the stanza with
+ * hook_wait and will answer later, on the same worker). Modules extend each other through hooks, not calls.
  */
 #ifndef ROOKERY_HOOKS_H
 #define ROOKERY_HOOKS_H
@@ -41,16 +41,17 @@ struct iq_hook {
     hook_fn *fn;           /* NULL ends the list */
 };
 
-/* A message on its way through one home. Nobody needs its tree: flags say what it asks for; env_stanza parses if one must. */
+/* A message on its way through one home. Nobody needs its tree: flags say what it asks for; env_stanza parses if one
+ * must. */
 struct message_ctx {
     struct sm *sm;
     struct account *account;
     struct session *session; /* sent: the sender's session (may be NULL when it is gone); received: NULL */
     struct envelope *env;
-    bool archive;            /* visible in MAM */
-    bool keep;               /* received: must reach a resource, now or later */
-    uint64_t id;             /* archive id; 0: not stored */
-    struct bytes *bytes;     /* after commit: as delivered, with <stanza-id/> when stored */
+    bool archive;        /* visible in MAM */
+    bool keep;           /* received: must reach a resource, now or later */
+    uint64_t id;         /* archive id; 0: not stored */
+    struct bytes *bytes; /* after commit: as delivered, with <stanza-id/> when stored */
 };
 
 struct module {

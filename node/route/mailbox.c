@@ -15,11 +15,11 @@ struct delivery {
     enum { PASSING, RECEIVED, SENT, BACKLOG } kind;
     bool ready;
     enum err err;
-    uint64_t session;     /* PASSING: to whom; BACKLOG: who triggered it */
-    struct bytes *bytes;  /* PASSING */
-    uint64_t id;          /* archive id, 0: none */
-    struct envelope *env; /* RECEIVED, SENT */
-    uint64_t origin;
+    uint64_t session;           /* PASSING: to whom; BACKLOG: who triggered it */
+    struct bytes *bytes;        /* PASSING */
+    uint64_t id;                /* archive id, 0: none */
+    struct envelope *env;       /* RECEIVED, SENT */
+    uint64_t after;             /* BACKLOG: what has been read */
     bool archive, keep, silent; /* silent: a repetition, only to be answered */
 };
 
@@ -157,10 +157,12 @@ static void inflight_drop(struct mailbox *m, uint64_t id)
     m->inflight_count--;
 }
 
+/* While the backlog is read, what joins it is noted apart: the reading may have passed it. */
 static void backlog_note(struct mailbox *m, uint64_t id)
 {
-    if (!m->backlog_from || id < m->backlog_from)
-        m->backlog_from = id;
+    uint64_t *from = m->reading ? &m->backlog_next : &m->backlog_from;
+    if (!*from || id < *from)
+        *from = id;
 }
 
 /* The watermark may reach just below the first message that has not arrived, wherever that one is now. */
@@ -182,8 +184,9 @@ static void watermark_advance(struct mailbox *m)
     }
     if (m->backlog_from && m->backlog_from < first)
         first = m->backlog_from;
-    list_for_each(l, &m->queue)
-    {
+    if (m->backlog_next && m->backlog_next < first)
+        first = m->backlog_next;
+    list_for_each (l, &m->queue) {
         struct delivery *d = container_of(l, struct delivery, link);
         if (d->kind == RECEIVED && d->id && d->id < first)
             first = d->id;
@@ -210,6 +213,8 @@ void mailbox_write_watermark(struct mailbox *m)
     account_pin(m->account);
     store_watermark_set(m->account->sm->store, m->account->owner, m->watermark, on_watermark, m->account);
 }
+
+static void backlog_go_on(struct mailbox *m);
 
 static void outstanding_add(struct session *se, uint64_t id)
 {
@@ -250,12 +255,23 @@ void mailbox_acked(struct session *se, uint64_t id)
         se->outstanding_off = se->outstanding_cap = 0;
     }
     watermark_advance(m);
+    if (m->paused && se->outstanding_count <= BACKLOG_PAGE / 2)
+        backlog_go_on(m);
+}
+
+static struct session *ready_session(const struct account *a)
+{
+    list_for_each (l, &a->sessions) {
+        struct session *se = container_of(l, struct session, link);
+        if (se->available && se->priority >= 0)
+            return se;
+    }
+    return NULL;
 }
 
 static bool in_other_hands(const struct account *a, uint64_t id)
 {
-    list_for_each(l, &a->sessions)
-    {
+    list_for_each (l, &a->sessions) {
         const struct session *se = container_of(l, struct session, link);
         for (uint32_t i = 0; i < se->outstanding_count; i++)
             if (se->outstanding[se->outstanding_off + i] == id)
@@ -275,16 +291,13 @@ void mailbox_session_gone(struct account *a, struct session *gone)
         inflight_drop(m, id);
         backlog_note(m, id);
     }
-    if (!m || !m->backlog_from)
+    if (!m)
         return;
-    list_for_each(l, &a->sessions)
-    {
-        struct session *se = container_of(l, struct session, link);
-        if (se->available && se->priority >= 0) {
-            mailbox_session_ready(se);
-            return;
-        }
-    }
+    struct session *se = ready_session(a);
+    if (m->paused)
+        backlog_go_on(m);
+    else if (m->backlog_from && se)
+        mailbox_session_ready(se);
 }
 
 /* ---- the queue ---- */
@@ -350,7 +363,8 @@ static void deliver_received(struct mailbox *m, struct delivery *d)
     struct account *a = m->account;
     struct session *targets[a->session_count + 1];
     size_t n = message_targets(a, d->env, targets);
-    struct message_ctx cx = {.sm = a->sm, .account = a, .env = d->env, .archive = d->archive, .keep = d->keep, .id = d->id};
+    struct message_ctx cx = {
+        .sm = a->sm, .account = a, .env = d->env, .archive = d->archive, .keep = d->keep, .id = d->id};
     cx.bytes = d->id ? stamped(a, env_bytes(d->env), d->id, false) : bytes_ref(env_bytes(d->env));
     uint64_t track = d->keep ? d->id : 0;
     if (track) {
@@ -452,7 +466,8 @@ static void on_stored(void *arg, enum err e)
 }
 
 /* Writes what is to be kept and puts the message into the queue; *e is consumed. */
-static void enqueue(struct mailbox *m, int kind, struct message_ctx *cx, struct envelope **ep, uint64_t origin, bool silent)
+static void enqueue(struct mailbox *m, int kind, struct message_ctx *cx, struct envelope **ep, uint64_t origin,
+                    bool silent)
 {
     struct account *a = m->account;
     struct delivery *d = delivery_add(m, kind);
@@ -472,7 +487,8 @@ static void enqueue(struct mailbox *m, int kind, struct message_ctx *cx, struct 
         origin_add(m, origin, d->id);
     struct archive_item it = {
         .id = d->id,
-        .flags = (kind == SENT ? ARCHIVE_OUT : 0) | (cx->keep ? ARCHIVE_DELIVER : 0) | (cx->archive ? 0 : ARCHIVE_HIDDEN),
+        .flags =
+            (kind == SENT ? ARCHIVE_OUT : 0) | (cx->keep ? ARCHIVE_DELIVER : 0) | (cx->archive ? 0 : ARCHIVE_HIDDEN),
         .peer = kind == SENT ? d->env->target->s : d->env->sender->s,
         .origin = origin,
         .stanza = env_bytes(d->env),
@@ -558,23 +574,34 @@ static void backlog_read(struct delivery *d);
 static struct session *backlog_session(struct mailbox *m, uint64_t preferred)
 {
     struct session *se = sm_session(m->account->sm, preferred);
-    if (se && se->account == m->account)
-        return se;
-    list_for_each(l, &m->account->sessions)
-    {
-        se = container_of(l, struct session, link);
-        if (se->available && se->priority >= 0)
-            return se;
-    }
-    return NULL;
+    return se && se->account == m->account ? se : ready_session(m->account);
 }
 
-static void backlog_end(struct delivery *d)
+/* The barrier goes. What became backlog meanwhile, or could not be read, is left for the next one. */
+static void backlog_end(struct delivery *d, bool all)
 {
     struct mailbox *m = d->mailbox;
+    m->backlog_from = m->backlog_next;
+    m->backlog_next = 0;
     m->reading = false;
+    if (!all)
+        backlog_note(m, d->after + 1);
     d->ready = true;
     mailbox_run(m);
+    struct session *se = all && m->backlog_from ? ready_session(m->account) : NULL;
+    if (se)
+        mailbox_session_ready(se);
+}
+
+static void backlog_give(struct mailbox *m, struct session *se, const struct archive_row *row)
+{
+    if (inflight_find(m, row->id))
+        return; /* another session has it in hand, or had */
+    struct bytes *raw = bytes_new(row->stanza, row->stanza_len), *b = stamped(m->account, raw, row->id, true);
+    inflight_add(m, row->id);
+    deliver_now(se, b, row->id);
+    bytes_unref(&raw);
+    bytes_unref(&b);
 }
 
 static void on_backlog(void *arg, enum err e, const struct archive_row *rows, size_t n, bool more, int64_t total)
@@ -584,27 +611,18 @@ static void on_backlog(void *arg, enum err e, const struct archive_row *rows, si
     struct mailbox *m = d->mailbox;
     struct account *a = m->account;
     struct session *se = backlog_session(m, d->session);
-    uint64_t last = 0;
     if (e != OK)
         log_warn(&a->sm->log, "offline-messages-not-read", "jid", a->jid->s, "error", err_name(e));
     for (size_t i = 0; i < n && se; i++) {
-        last = rows[i].id;
-        if (inflight_find(m, last))
-            continue; /* another session has it in hand, or had */
-        struct bytes *raw = bytes_new(rows[i].stanza, rows[i].stanza_len), *b = stamped(a, raw, last, true);
-        inflight_add(m, last);
-        deliver_now(se, b, last);
-        bytes_unref(&raw);
-        bytes_unref(&b);
+        backlog_give(m, se, &rows[i]);
+        d->after = rows[i].id;
     }
-    if (e == OK && se && more) {
-        m->backlog_from = last + 1;
+    if (e != OK || !se || !more)
+        backlog_end(d, e == OK && se);
+    else if (se->outstanding_count > BACKLOG_PAGE)
+        m->paused = d; /* the next page when the session has taken some of this one */
+    else
         backlog_read(d);
-    } else {
-        if (e == OK && se)
-            m->backlog_from = 0;
-        backlog_end(d);
-    }
     account_unpin(a);
 }
 
@@ -614,13 +632,20 @@ static void backlog_read(struct delivery *d)
     struct archive_query q = {
         .owner = m->account->owner,
         .end_id = d->id, /* what came later stands behind us in the queue */
-        .after_id = m->backlog_from - 1,
+        .after_id = d->after,
         .before_id = UINT64_MAX,
         .max = BACKLOG_PAGE,
         .deliverable = true,
     };
     account_pin(m->account);
     store_archive_find(m->account->sm->store, &q, on_backlog, d);
+}
+
+static void backlog_go_on(struct mailbox *m)
+{
+    struct delivery *d = m->paused;
+    m->paused = NULL;
+    backlog_read(d);
 }
 
 void mailbox_session_ready(struct session *se)
@@ -632,5 +657,6 @@ void mailbox_session_ready(struct session *se)
     struct delivery *d = delivery_add(m, BACKLOG);
     d->session = se->id;
     d->id = m->last_id;
+    d->after = m->backlog_from - 1;
     backlog_read(d);
 }

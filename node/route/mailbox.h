@@ -1,16 +1,19 @@
 /*
  * A mailbox: what makes an account's archive order its order of delivery, and keeps a message until a client has it.
  *
- * Every message that must be kept is written first and delivered by the callback; what comes behind it for this account waits
- * in the same queue, stored or not. A delivered message counts as arrived when a session acknowledges it (XEP-0198) or, without
- * stream management, when its bytes have left. The watermark (store.h) follows the arrived prefix and is written lazily:
- * after a crash the messages of the last moments come again, under the same stanza-id. Messages above the watermark that no
- * session has in hand are the backlog, that is offline messages; a session that becomes ready gets them first.
+ * Every message that must be kept is written first and delivered by the callback; what comes behind it for this account
+ * waits in the same queue, stored or not. A delivered message counts as arrived when a session acknowledges it
+ * (XEP-0198) or, without stream management, when its bytes have left. The watermark (store.h) follows the arrived
+ * prefix and is written lazily: after a crash the messages of the last moments come again, under the same stanza-id.
+ * Messages above the watermark that no session has in hand are the backlog, that is offline messages; a session that
+ * becomes ready gets them first.
  */
 #ifndef ROOKERY_MAILBOX_H
 #define ROOKERY_MAILBOX_H
 
 #include "hooks.h"
+
+struct delivery; /* private */
 
 struct mailbox {
     struct account *account;
@@ -19,16 +22,19 @@ struct mailbox {
     bool running;           /* the queue's head is being delivered: what it sends goes straight out */
     bool reading;           /* a backlog barrier is in the queue */
     uint64_t last_id, watermark, stored_watermark;
-    uint64_t waiting;       /* kept messages that have not arrived */
-    uint64_t backlog_from;  /* lowest id of the backlog; 0: none */
+    uint64_t waiting; /* kept messages that have not arrived */
+    uint64_t
+        backlog_from; /* lowest id of the backlog; 0: none. Kept while it is read, so that the watermark stays below */
+    uint64_t backlog_next;   /* lowest id that joined it while it is read; 0: none */
+    struct delivery *paused; /* the barrier, while the session that reads the backlog has enough in hand */
     struct inflight {
         uint64_t id;
         bool arrived;
-    } *inflight; /* kept messages that sessions have in hand, ascending: [off, off + count) */
+    } * inflight; /* kept messages that sessions have in hand, ascending: [off, off + count) */
     uint32_t inflight_off, inflight_count, inflight_cap;
     struct origin {
         uint64_t hash, id;
-    } *origins; /* of the last minutes, for messages sent again; a ring once full */
+    } * origins; /* of the last minutes, for messages sent again; a ring once full */
     uint16_t origin_count, origin_at, origin_cap;
 };
 
@@ -38,7 +44,8 @@ bool mailbox_idle(const struct mailbox *m);
 /* Archive id from which origin hashes are worth loading, at this time. */
 uint64_t mailbox_origins_since(uint64_t unix_us);
 
-/* A message for this account, or the copy of one that a session of it sent. Consumes *e; answers COMMITTED when it is handled. */
+/* A message for this account, or the copy of one that a session of it sent. Consumes *e; answers COMMITTED when it is
+ * handled. */
 void mailbox_receive(struct account *a, struct envelope **e);
 void mailbox_sent(struct account *a, struct session *se, struct envelope **e);
 /* Bytes for a session, in turn. */

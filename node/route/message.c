@@ -20,8 +20,7 @@ size_t message_targets(const struct account *a, const struct envelope *e, struct
     }
     if (e->stanza_type == MESSAGE_GROUPCHAT || e->stanza_type == MESSAGE_ERROR)
         return 0;
-    list_for_each(l, &a->sessions)
-    {
+    list_for_each (l, &a->sessions) {
         struct session *se = container_of(l, struct session, link);
         if (ready(se))
             out[n++] = se;

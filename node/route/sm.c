@@ -228,8 +228,7 @@ static void handle_resume(struct account *a, struct envelope **ep)
 {
     struct envelope *e = *ep;
     CHECK(e->bytes && e->bytes->len == 32, "token hash");
-    list_for_each(l, &a->sessions)
-    {
+    list_for_each (l, &a->sessions) {
         struct session *se = container_of(l, struct session, link);
         if (!se->resumable || !equal_const_time(se->token_hash, e->bytes->data, 32))
             continue;
@@ -332,7 +331,8 @@ static bool iq_for_account(struct account *a, struct envelope *e, struct session
         envelope_bounce(a->sm, e, SE_SERVICE_UNAVAILABLE, NULL);
         return false;
     }
-    struct hook_ctx cx = {.sm = a->sm, .account = a, .session = se, .to = to, .at = e->from, .session_id = e->session, .seq = e->seq};
+    struct hook_ctx cx = {
+        .sm = a->sm, .account = a, .session = se, .to = to, .at = e->from, .session_id = e->session, .seq = e->seq};
     cx.stanza = env_take_stanza(e);
     cx.payload = cx.stanza ? stanza_payload(cx.stanza) : NULL;
     if (!cx.payload) {
@@ -442,7 +442,8 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
     account_unpin(a);
 }
 
-/* Stanzas for remote domains (no s2s yet), and for a host of ours as such: only iqs are for it, and those come as ENV_SELF. */
+/* Stanzas for remote domains (no s2s yet), and for a host of ours as such: only iqs are for it, and those come as
+ * ENV_SELF. */
 static bool handle_no_account(struct sm *s, struct envelope *e)
 {
     if (e->kind != ENV_ROUTE || (e->jid->local_len && sm_is_local(s, e->jid)))
@@ -507,8 +508,7 @@ void session_send(struct session *se, struct stanza **st)
 
 void account_removed(struct account *a)
 {
-    list_for_each_safe(l, &a->sessions)
-    {
+    list_for_each_safe (l, &a->sessions) {
         struct session *se = container_of(l, struct session, link);
         session_kick(se, STREAM_NOT_AUTHORIZED);
         session_end(&se);

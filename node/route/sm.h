@@ -1,10 +1,10 @@
 /*
- * sm, the session manager: the home of bare JIDs. Single writer and sequencer of each account it owns: sessions, roster,
- * presence, blocking list, archive order, offline messages.
+ * sm, the session manager: the home of bare JIDs. Single writer and sequencer of each account it owns: sessions,
+ * roster, presence, blocking list, archive order, offline messages.
  *
- * One struct sm per worker, one thread. Accounts are loaded on demand (their envelopes wait meanwhile), kept while they have
- * sessions or work under way, then dropped least recently used first. Nothing here touches a socket: what leaves goes out as
- * an envelope through sm->send, which never calls back into sm before the running handler has returned.
+ * One struct sm per worker, one thread. Accounts are loaded on demand (their envelopes wait meanwhile), kept while they
+ * have sessions or work under way, then dropped least recently used first. Nothing here touches a socket: what leaves
+ * goes out as an envelope through sm->send, which never calls back into sm before the running handler has returned.
  */
 #ifndef ROOKERY_SM_H
 #define ROOKERY_SM_H
@@ -35,8 +35,8 @@ struct session {
     bool carbons;         /* XEP-0280 enabled */
     bool resumable;
     uint8_t token_hash[32];
-    uint64_t handled;            /* stanzas of it that are handled, as far as c2s has told */
-    struct bytes *presence;      /* last broadcast presence, without 'to'; NULL while unavailable */
+    uint64_t handled;       /* stanzas of it that are handled, as far as c2s has told */
+    struct bytes *presence; /* last broadcast presence, without 'to'; NULL while unavailable */
     uint64_t bound_unix_us;
     const struct jid **directed; /* who got directed available presence (RFC 6121 4.6); malloc, each malloc */
     size_t directed_count;
@@ -56,18 +56,18 @@ struct roster_entry {
 };
 
 struct account {
-    struct hash_node node;   /* sm->accounts by jid->hash */
-    struct list lru_link;    /* sm->lru while it may be dropped */
+    struct hash_node node; /* sm->accounts by jid->hash */
+    struct list lru_link;  /* sm->lru while it may be dropped */
     struct sm *sm;
-    const struct jid *jid;   /* bare; malloc */
+    const struct jid *jid; /* bare; malloc */
     bool loaded;
-    bool missing;            /* no such account (then loaded is true as well) */
-    unsigned pins;           /* work under way: not dropped meanwhile */
+    bool missing;                             /* no such account (then loaded is true as well) */
+    unsigned pins;                            /* work under way: not dropped meanwhile */
     struct inbox_msg *wait_head, **wait_tail; /* envelopes until it is loaded */
     unsigned wait_count;
 
-    int64_t owner;           /* storage's key */
-    struct list sessions;    /* oldest first */
+    int64_t owner;        /* storage's key */
+    struct list sessions; /* oldest first */
     unsigned session_count;
     struct hash_table roster;
     uint64_t roster_version;
@@ -75,7 +75,8 @@ struct account {
     size_t blocked_count;
     struct bytes *mam_prefs; /* XEP-0313's own, opaque here; NULL: defaults */
 
-    struct presence_queue *presence_queue; /* im/subscription.c: what waits behind a roster write; NULL: none is under way */
+    struct presence_queue
+        *presence_queue; /* im/subscription.c: what waits behind a roster write; NULL: none is under way */
 
     struct mailbox *mailbox; /* deliver.c: archive ids, order of delivery, watermark */
 };
@@ -93,10 +94,10 @@ struct sm {
     void *send_arg;
     struct hash_table accounts;
     struct hash_table sessions;
-    struct list lru;     /* droppable accounts, least recently used first */
+    struct list lru; /* droppable accounts, least recently used first */
     size_t lru_count;
-    unsigned pins;       /* sum over all accounts */
-    struct list dirty;   /* mailboxes whose watermark is to be written */
+    unsigned pins;     /* sum over all accounts */
+    struct list dirty; /* mailboxes whose watermark is to be written */
     struct timer flush;
     const struct module *const *modules; /* NULL-terminated; running order */
 };
@@ -112,7 +113,8 @@ void sm_flush(struct sm *s);      /* writes dirty watermarks now (shutdown) */
 /* An envelope of the first half of enum env_kind. Consumes *e. */
 void sm_handle(struct sm *s, struct envelope **e);
 
-/* For control commands, by ENV_CALL: the account was removed from storage; its sessions are closed, what is cached is forgotten. */
+/* For control commands, by ENV_CALL: the account was removed from storage; its sessions are closed, what is cached is
+ * forgotten. */
 void account_removed(struct account *a);
 
 /* ---- for im/ and xep/ ---- */
@@ -126,10 +128,11 @@ void session_send(struct session *se, struct stanza **st); /* untracked; `to` an
 void session_kick(struct session *se, enum stream_error why);
 struct session *account_session(const struct account *a, const struct jid *full); /* by resource; NULL: none */
 struct session *sm_session(const struct sm *s, uint64_t id);
-bool sm_is_local(const struct sm *s, const struct jid *j);  /* its domain is one of our hosts */
-bool sm_is_server(const struct sm *s, const struct jid *j); /* one of our hosts itself, no localpart */
+bool sm_is_local(const struct sm *s, const struct jid *j);                   /* its domain is one of our hosts */
+bool sm_is_server(const struct sm *s, const struct jid *j);                  /* one of our hosts itself, no localpart */
 struct roster_entry *roster_find(const struct account *a, const char *bare); /* NULL: none */
-bool account_blocks(const struct account *a, const struct jid *who); /* XEP-0191 3.1: full, bare, domain/resource, domain */
+bool account_blocks(const struct account *a,
+                    const struct jid *who); /* XEP-0191 3.1: full, bare, domain/resource, domain */
 /* Work under way for a: pairs of pin and unpin. */
 void account_pin(struct account *a);
 void account_unpin(struct account *a);

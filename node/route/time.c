@@ -55,8 +55,8 @@ bool time_parse(const char *p, uint64_t *unix_us)
     struct tm tm = {0};
     int y, mo, oh = 0, om = 0, sign = 0;
     if (!digits(&p, 4, &y) || !skip(&p, '-') || !digits(&p, 2, &mo) || !skip(&p, '-') || !digits(&p, 2, &tm.tm_mday) ||
-        !skip(&p, 'T') || !digits(&p, 2, &tm.tm_hour) || !skip(&p, ':') || !digits(&p, 2, &tm.tm_min) || !skip(&p, ':') ||
-        !digits(&p, 2, &tm.tm_sec))
+        !skip(&p, 'T') || !digits(&p, 2, &tm.tm_hour) || !skip(&p, ':') || !digits(&p, 2, &tm.tm_min) ||
+        !skip(&p, ':') || !digits(&p, 2, &tm.tm_sec))
         return false;
     if (mo < 1 || mo > 12 || tm.tm_mday < 1 || tm.tm_mday > 31 || tm.tm_hour > 23 || tm.tm_min > 59 || tm.tm_sec > 60 ||
         y < 1970 || y > 9999)

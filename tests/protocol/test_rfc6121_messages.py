@@ -1,4 +1,6 @@
 """RFC 6121 section 8: who gets a message (the table of 8.5.4), and XEP-0160 offline messages, XEP-0334 hints."""
+import time
+
 import pytest
 
 from raw import condition, every, get, qname, text
@@ -289,3 +291,22 @@ def test_offline_survives_restart(new_server, login, account):
     b = login(who, at=server, presence=True)
     e = b.expect("message", type="chat")
     assert text(e, "body") == "kept" and len(every(e, "delay:delay")) == 1
+
+
+@pytest.mark.rookery
+@pytest.mark.parametrize("sm", [False, True])
+def test_many_offline_messages(sender, login, account, sm):
+    """More than a connection may have pending: they come page by page, as the client takes them, in order."""
+    who, count = account(), 2500
+    for i in range(count):
+        sender.message(who.jid, f"{i} " + "x" * 2000)
+    sender.request("get", "<ping xmlns='urn:xmpp:ping'/>", to=who.jid)
+    raw = login(who)
+    if sm:
+        raw.enable_sm()
+    raw.send("<presence/>")
+    time.sleep(0.3)  # so that all of it would be pending by now
+    got = [int(text(raw.expect("message", type="chat", timeout=30), "body").split()[0]) for _ in range(count)]
+    assert got == list(range(count))
+    sender.message(who.jid, "live")
+    assert text(raw.expect("message", type="chat"), "body") == "live"
