@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <string.h>
+#include <unistd.h>
 
 /* What a page of an archive is chosen by; ?4 and ?5 are the view's mask and value of flags, ?6 and ?7 "with". */
 #define CHOSEN                                                                                                         \
@@ -190,4 +191,7 @@ void db_close(struct sqlite *d)
     for (int i = 0; i < STMTS; i++)
         sqlite3_finalize(d->stmts[i]);
     sqlite3_close(d->db);
+    /* Last: closing any descriptor of the file drops what SQLite has locked in it. */
+    if (d->lock >= 0)
+        close(d->lock);
 }

@@ -81,6 +81,7 @@ struct seq {
 
 struct sqlite {
     sqlite3 *db;
+    int lock; /* the file, held by flock as long as it is open; -1: none */
     sqlite3_stmt *stmts[STMTS];
     int rc;                      /* first unexpected result since it was last set to SQLITE_OK */
     int64_t known[OWNERS_KNOWN]; /* owners seen to exist, by their low bits: saves a look-up per message */

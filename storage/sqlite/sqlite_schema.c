@@ -1,10 +1,12 @@
 #include "log.h"
 #include "sqlite_db.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 /*
@@ -132,12 +134,18 @@ static char *text(const char *fmt, ...)
     return s;
 }
 
-/* SQLite would make it readable for all; it holds keys and messages. Its companions take over the mode. */
-static void make_private(const char *path)
+/*
+ * SQLite would make it readable for all; it holds keys and messages. Its companions take over the mode.
+ * Two servers on one database would each believe to be the only home of its accounts, so a second one is refused.
+ * SQLite uses fcntl, not flock: other programs may read the database meanwhile, for a backup.
+ */
+static enum err claim(struct sqlite *d, const char *path, char **why)
 {
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd >= 0)
-        close(fd);
+    d->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (d->lock < 0 || !flock(d->lock, LOCK_EX | LOCK_NB) || errno != EWOULDBLOCK)
+        return OK; /* what else is wrong with it SQLite will say */
+    *why = text("database %s is in use by another server", path);
+    return ERR_BUSY;
 }
 
 static enum err prepare(struct sqlite *d, const char *path, uint8_t secret[32], char **why)
@@ -172,12 +180,13 @@ static enum err prepare(struct sqlite *d, const char *path, uint8_t secret[32], 
 
 enum err sqlite_schema_open(struct sqlite *d, const char *path, uint8_t secret[32], char **why)
 {
+    d->lock = -1;
     if (!path || !*path) {
         *why = xstrdup("storage sqlite needs the path of its database file");
         return ERR_INVALID;
     }
-    if (strcmp(path, ":memory:"))
-        make_private(path);
+    if (strcmp(path, ":memory:") && claim(d, path, why))
+        return ERR_BUSY;
     int rc = sqlite3_open_v2(path, &d->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc) {
         *why = text("database %s cannot be opened: %s; its folder must exist and be writable", path,

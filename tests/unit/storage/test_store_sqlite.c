@@ -324,6 +324,19 @@ static void test_not_a_database(void **state)
     free(why);
 }
 
+static void test_second_server(void **state)
+{
+    struct fixture *f = *state;
+    struct store *s;
+    char *why = NULL;
+    assert_int_equal(store_open(&(struct store_config){.driver = "sqlite", .path = f->path}, &s, &why), ERR_BUSY);
+    assert_null(s);
+    assert_non_null(strstr(why, "in use by another server"));
+    free(why);
+    down(f);
+    up(f);
+}
+
 static void test_migrate_from_1(void **state)
 {
     struct fixture *f = *state;
@@ -468,6 +481,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_deleted_messages_go, setup, teardown),
         cmocka_unit_test_setup_teardown(test_file_is_private, setup, teardown),
         cmocka_unit_test_setup_teardown(test_newer_schema, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_second_server, setup, teardown),
         cmocka_unit_test_setup_teardown(test_not_a_database, setup, teardown),
         cmocka_unit_test_setup_teardown(test_migrate_from_1, setup, teardown),
         cmocka_unit_test_setup_teardown(test_kill, setup, teardown),
