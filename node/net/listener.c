@@ -50,18 +50,29 @@ static int set_option(int fd, int level, int option, int value)
     return setsockopt(fd, level, option, &value, sizeof value);
 }
 
-/* A bound and listening socket, or -1 and errno. Accepted sockets inherit TCP_NODELAY. */
-static int listening_socket(const union address *a)
+/* A bound socket, or -1 and errno; shared: with others of this user who share too. */
+static int bound_socket(const union address *a, bool shared)
 {
     int fd = socket(a->any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
     bool six = a->any.sa_family == AF_INET6;
     socklen_t len = six ? sizeof a->six : sizeof a->four;
-    if (!set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1) && !set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) &&
-        !set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1) &&
+    if (!set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1) && !set_option(fd, SOL_SOCKET, SO_REUSEPORT, shared) &&
         (!six || !set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, !IN6_IS_ADDR_UNSPECIFIED(&a->six.sin6_addr))) &&
-        !bind(fd, &a->any, len) && !listen(fd, BACKLOG))
+        !bind(fd, &a->any, len))
+        return fd;
+    int e = errno;
+    close(fd);
+    errno = e;
+    return -1;
+}
+
+/* Accepted sockets inherit TCP_NODELAY. -1: errno. */
+static int listening_socket(const union address *a)
+{
+    int fd = bound_socket(a, true);
+    if (fd < 0 || (!set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1) && !listen(fd, BACKLOG)))
         return fd;
     int e = errno;
     close(fd);
@@ -118,6 +129,19 @@ static void on_ready(void *arg, unsigned events)
             return;
         } /* others concern the one connection that was about to come */
     }
+}
+
+enum err listener_probe(const char *address, uint16_t port, char **why)
+{
+    union address a;
+    int fd = parse(address, port, &a) ? bound_socket(&a, false) : -1;
+    if (fd < 0 && errno == EADDRINUSE) {
+        CHECK(asprintf(why, "listen on %s port %u: another process listens there", address, port) >= 0, "asprintf");
+        return ERR_BUSY;
+    }
+    if (fd >= 0)
+        close(fd);
+    return OK;
 }
 
 enum err listener_new(struct loop *l, const char *address, uint16_t port, listener_fn *fn, void *arg,

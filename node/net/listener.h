@@ -18,6 +18,10 @@ typedef void listener_fn(void *arg, int fd, const struct sockaddr *peer);
 /* address: numeric IPv4 or IPv6 ("::" listens on both). ERR_IO: *why (malloc'd) says what and errno's text. */
 enum err listener_new(struct loop *l, const char *address, uint16_t port, listener_fn *fn, void *arg,
                       struct listener **out, char **why) WARN_UNUSED;
+/* Does another process serve this port? SO_REUSEPORT would let us share it with one of the same user, silently.
+ * ERR_BUSY and *why (malloc'd); OK also when the address cannot be used for other reasons, which listener_new will say.
+ */
+enum err listener_probe(const char *address, uint16_t port, char **why) WARN_UNUSED;
 void listener_free(struct listener **li);          /* not inside fn, where listener_stop is fine */
 uint16_t listener_port(const struct listener *li); /* the real one when 0 was asked */
 /* Out of descriptors: accepting pauses for a moment by itself. Draining: stop for good. */
