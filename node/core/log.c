@@ -23,9 +23,9 @@ struct line {
 };
 
 _Atomic(enum log_level) log_max = LOG_INFO;
-static enum log_format log_format;
+static _Atomic(enum log_format) log_format;
 static char *log_path;
-static int log_fd = STDERR_FILENO;
+static _Atomic int log_fd = STDERR_FILENO;
 
 static const struct log log_self = {.kind = "log"};
 
@@ -34,20 +34,31 @@ static int open_file(const char *path)
     return open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
 }
 
+/* Takes fd. The first file's descriptor number is kept for ever and what comes later takes its place in one step, so
+ * that a writer in another thread never meets a closed number, or one that has become somebody's connection. */
+static void direct(int fd)
+{
+    if (fd == log_fd)
+        return;
+    if (log_fd == STDERR_FILENO) {
+        log_fd = fd;
+        return;
+    }
+    CHECK(dup3(fd, log_fd, O_CLOEXEC) == log_fd, "dup3: %s", strerror(errno));
+    if (fd != STDERR_FILENO)
+        close(fd);
+}
+
 void log_setup(enum log_level max, enum log_format format, const char *path)
 {
-    if (log_fd != STDERR_FILENO)
-        close(log_fd);
+    int fd = path ? open_file(path) : STDERR_FILENO, why = errno;
     free(log_path);
     log_max = max;
     log_format = format;
     log_path = path ? xstrdup(path) : NULL;
-    log_fd = path ? open_file(path) : STDERR_FILENO;
-    if (log_fd >= 0)
-        return;
-    int why = errno;
-    log_fd = STDERR_FILENO;
-    log_error(&log_self, "open failed, logging to standard error", "path", path, "error", strerror(why));
+    direct(fd < 0 ? STDERR_FILENO : fd);
+    if (fd < 0)
+        log_error(&log_self, "open failed, logging to standard error", "path", path, "error", strerror(why));
 }
 
 void log_level_set(enum log_level max)
@@ -55,18 +66,15 @@ void log_level_set(enum log_level max)
     log_max = max;
 }
 
-/* The new file takes the old descriptor's number in one step, so writers in other threads notice nothing. */
 void log_reopen(void)
 {
-    if (log_fd == STDERR_FILENO)
+    if (!log_path)
         return;
     int fd = open_file(log_path);
-    if (fd < 0) {
+    if (fd < 0)
         log_error(&log_self, "reopen failed", "path", log_path, "error", strerror(errno));
-        return;
-    }
-    CHECK(dup3(fd, log_fd, O_CLOEXEC) == log_fd, "dup3: %s", strerror(errno));
-    close(fd);
+    else
+        direct(fd);
 }
 
 static size_t room(const struct line *l)

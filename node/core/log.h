@@ -20,7 +20,8 @@ struct log {
     uint64_t id;      /* 0: none */
 };
 
-/* path NULL: standard error. Call once before threads start; log_reopen after log rotation (any thread). */
+/* path NULL: standard error. One thread calls log_setup, again after a reload, and log_reopen after log rotation;
+ * others may be writing meanwhile. */
 void log_setup(enum log_level max, enum log_format format, const char *path);
 void log_level_set(enum log_level max);
 void log_reopen(void);
