@@ -149,17 +149,22 @@ struct list_job {
     size_t users;
 };
 
+static void list_free(struct list_job *j)
+{
+    for (size_t i = 0; i < j->domain_count; i++)
+        free(j->domains[i]);
+    free(j->domains);
+    free(j->after);
+    free(j);
+}
+
 static void list_finish(struct list_job *j, enum err e)
 {
     if (e)
         control_reply_error(j->request, "%s", explain(e));
     else
         control_reply_ok(j->request, json_pack("{s:I}", "count", (json_int_t)j->users));
-    for (size_t i = 0; i < j->domain_count; i++)
-        free(j->domains[i]);
-    free(j->domains);
-    free(j->after);
-    free(j);
+    list_free(j);
 }
 
 static void list_page(void *arg, enum err e, const char *const *jids, size_t n);
@@ -202,10 +207,12 @@ static void user_list(struct control_request *r, void *ctx)
         if (!only || (wanted && !strcmp(wanted, cx->config->hosts[i].domain)))
             j->domains[j->domain_count++] = xstrdup(cx->config->hosts[i].domain);
     arena_free(&a);
-    if (j->domain_count)
+    if (j->domain_count) {
         list_next(r, j);
-    else
-        list_finish(j, ERR_NOT_FOUND);
+    } else {
+        control_reply_error(r, "%s: no such host", only);
+        list_free(j);
+    }
 }
 
 /* ---- user import: a batch ---- */
