@@ -13,8 +13,7 @@ struct daemon {
     const char *config_path;
     sigset_t signal_set;
     struct loop_fd signals;
-    struct timer watchdog;
-    uint64_t watchdog_ms;
+    struct watchdog *watchdog; /* NULL: none */
     struct control *control;
     struct control_store accounts;
     bool stopping;

@@ -2,6 +2,7 @@
 #include "config.h"
 #include "daemon.h"
 #include "log.h"
+#include "notify.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -13,8 +14,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 static const struct log main_log = {"node", 0};
@@ -33,42 +32,6 @@ static void usage(FILE *f)
           "\n"
           "SIGHUP reloads configuration and certificates and reopens the log; SIGTERM stops cleanly.\n",
           f);
-}
-
-/* ---- systemd (sd_notify(3)): a datagram, so no library for it ---- */
-
-static void notify(const char *state)
-{
-    const char *path = getenv("NOTIFY_SOCKET");
-    struct sockaddr_un a = {.sun_family = AF_UNIX};
-    if (!path || strlen(path) >= sizeof a.sun_path)
-        return;
-    strcpy(a.sun_path, path);
-    if (*path == '@')
-        a.sun_path[0] = 0;
-    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return;
-    socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
-    if (sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&a, len) < 0)
-        log_warn(&main_log, "notify-failed", "error", strerror(errno));
-    close(fd);
-}
-
-static void on_watchdog(void *arg)
-{
-    struct daemon *d = arg;
-    notify("WATCHDOG=1");
-    timer_start(d->node.workers[0].loop, &d->watchdog, d->watchdog_ms, on_watchdog, d);
-}
-
-static void watchdog_start(struct daemon *d)
-{
-    const char *usec = getenv("WATCHDOG_USEC");
-    if (!usec || strtoull(usec, NULL, 10) < 2000)
-        return;
-    d->watchdog_ms = strtoull(usec, NULL, 10) / 2000;
-    on_watchdog(d);
 }
 
 /* ---- start ---- */
@@ -125,12 +88,23 @@ static void block_signals(sigset_t *set)
     pthread_sigmask(SIG_BLOCK, set, NULL);
 }
 
+static enum err probe_ports(const struct config *c, char **why)
+{
+    enum err e = OK;
+    for (size_t i = 0; i < c->listen_count && e == OK; i++)
+        e = listener_probe(c->listen[i].address, c->listen[i].port, why);
+    return e;
+}
+
 static enum err open_node(struct daemon *d, char **why)
 {
     struct node *n = &d->node;
     const struct config *c = n->config;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    enum err e = make_tls(c, &n->tls, why);
+    enum err e = probe_ports(c, why);
+    if (e != OK)
+        return e;
+    e = make_tls(c, &n->tls, why);
     if (e != OK)
         return e;
     struct store_config sc = {c->storage.driver, c->storage.path, c->storage.max_queued, c->storage.max_batch};
@@ -180,6 +154,42 @@ static void on_reloaded(void *arg)
     free(o);
 }
 
+static bool same(const char *a, const char *b)
+{
+    return a == b || (a && b && !strcmp(a, b));
+}
+
+static bool same_ports(const struct config *a, const struct config *b)
+{
+    bool equal = a->listen_count == b->listen_count;
+    for (size_t i = 0; i < a->listen_count && equal; i++) {
+        const struct config_listen *l = &a->listen[i], *m = &b->listen[i];
+        equal = same(l->address, m->address) && l->port == m->port && l->mode == m->mode;
+    }
+    return equal;
+}
+
+/* What is opened once at the start stays as it was; an operator who changed it is told so. */
+static void warn_restart(const struct config *old, const struct config *new)
+{
+    const struct {
+        const char *option;
+        bool equal;
+    } fixed[] = {
+        {"listen", same_ports(old, new)},
+        {"node.workers", old->node.workers == new->node.workers},
+        {"storage.driver", same(old->storage.driver, new->storage.driver)},
+        {"storage.path", same(old->storage.path, new->storage.path)},
+        {"storage.max_queued", old->storage.max_queued == new->storage.max_queued},
+        {"storage.max_batch", old->storage.max_batch == new->storage.max_batch},
+        {"control.socket", same(old->control.socket, new->control.socket)},
+        {"c2s.parsers", old->c2s.parsers == new->c2s.parsers},
+    };
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
+        if (!fixed[i].equal)
+            log_warn(&main_log, "needs-restart", "option", fixed[i].option);
+}
+
 enum err daemon_reload(struct daemon *d, char **why)
 {
     struct config *c;
@@ -200,6 +210,7 @@ enum err daemon_reload(struct daemon *d, char **why)
     o->users = n->worker_count;
     setup_log(c);
     ip_limits_set(n->ips, c->c2s.max_unauthenticated_per_ip, c->c2s.max_failed_per_ip);
+    warn_restart(d->config, c);
     d->config = c;
     n->config = c;
     d->accounts.config = c;
@@ -218,8 +229,17 @@ void daemon_stop(struct daemon *d)
     d->stopping = true;
     log_info(&main_log, "stopping");
     notify("STOPPING=1");
+    watchdog_stopping(d->watchdog);
     for (uint16_t i = 0; i < d->node.worker_count; i++)
         worker_stop(&d->node.workers[i]);
+}
+
+/* A line for each. */
+static void log_mistakes(const char *event, char *text)
+{
+    for (char *line, *rest = text; (line = strsep(&rest, "\n"));)
+        if (*line)
+            log_error(&main_log, event, "why", line);
 }
 
 static void on_signal(void *arg, unsigned events)
@@ -233,7 +253,7 @@ static void on_signal(void *arg, unsigned events)
     if (si.ssi_signo != SIGHUP) {
         daemon_stop(d);
     } else if (daemon_reload(d, &why) != OK) {
-        log_error(&main_log, "reload-refused", "why", why);
+        log_mistakes("reload-refused", why);
         free(why);
     }
 }
@@ -255,11 +275,11 @@ static void run_node(struct daemon *d)
     }
     log_info(&main_log, "ready", "version", ROOKERY_VERSION, "workers", log_num(n->worker_count));
     notify("READY=1");
-    watchdog_start(d);
+    d->watchdog = watchdog_new(n);
     worker_run(&n->workers[0]);
     for (uint16_t i = 1; i < n->worker_count; i++)
         pthread_join(n->workers[i].thread, NULL);
-    timer_stop(n->workers[0].loop, &d->watchdog);
+    watchdog_stop(d->watchdog);
     loop_fd_del(n->workers[0].loop, &d->signals);
     close(d->signals.fd);
 }
@@ -289,6 +309,7 @@ static int serve(const char *config_path, const char *pid_path)
     free(why);
     daemon_control_close(&d);
     close_node(&d);
+    watchdog_free(&d.watchdog);
     if (pid_path && !status)
         unlink(pid_path);
     config_free(&d.config);
