@@ -70,16 +70,17 @@ def server():
 
 @pytest.fixture
 def new_server():
-    """Starts a server of the test's own: new_server(c2s={'sasl_timeout_ms': 300})."""
+    """Starts a server of the test's own: new_server(c2s={'sasl_timeout_ms': 300}); start=False: only makes it."""
     servers = []
 
-    def start(**settings):
+    def make(start=True, **settings):
         servers.append(rig.new_server(**settings))
-        return servers[-1].start()
-    yield start
+        return servers[-1].start() if start else servers[-1]
+    yield make
     try:
         for s in servers:
-            stop_cleanly(s)
+            if s.process:
+                stop_cleanly(s)
     finally:
         for s in servers:
             s.remove()

@@ -71,6 +71,7 @@ class Server:
     def __init__(self, **settings):
         self.dir = Path(tempfile.mkdtemp(prefix="rookery-test-"))
         self.settings, self.process, self.domain = settings, None, DOMAINS[0]
+        self.environment = {}  # added to ours
         self.port, self.tls_port, self.auto_port = free_port(), free_port(), free_port()
         self.certificates = {d: make_certificate(self.dir, d) for d in DOMAINS}
         self.log_path = self.dir / "server.log"
@@ -81,7 +82,8 @@ class Server:
 
     def start(self):
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.dir)
+            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.dir,
+                                            env=os.environ | self.environment)
         self.wait_ready()
         return self
 
@@ -143,8 +145,8 @@ class Server:
 class Rookery(Server):
     kind = "rookery"
 
-    def write_config(self):
-        config = {
+    def config(self):
+        return merge({
             "hosts": [{"domain": d, "certificate": c, "key": k} for d, (c, k) in self.certificates.items()],
             "listen": [{"address": "127.0.0.1", "port": self.port, "mode": "starttls"},
                        {"address": "127.0.0.1", "port": self.tls_port, "mode": "tls"},
@@ -155,8 +157,10 @@ class Rookery(Server):
             "log": {"level": "debug"},
             # every test comes from one address, and many log in wrongly on purpose
             "c2s": {"max_failed_per_ip": 100000, "max_unauthenticated_per_ip": 10000},
-        }
-        (self.dir / "rookery.yml").write_text(to_yaml(merge(config, self.settings)) + "\n")
+        }, self.settings)
+
+    def write_config(self):
+        (self.dir / "rookery.yml").write_text(to_yaml(self.config()) + "\n")
 
     def command(self):
         return [build_dir() / "rookeryd", "--config", self.dir / "rookery.yml", "--pid", self.dir / "rookeryd.pid"]
