@@ -3,6 +3,7 @@
 #define ROOKERY_DAEMON_H
 
 #include "control_store.h"
+#include "retention.h"
 #include "worker.h"
 
 #include <signal.h>
@@ -14,6 +15,7 @@ struct daemon {
     sigset_t signal_set;
     struct loop_fd signals;
     struct watchdog *watchdog; /* NULL: none */
+    struct retention retention;
     struct control *control;
     struct control_store accounts;
     bool stopping;

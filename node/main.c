@@ -276,10 +276,12 @@ static void run_node(struct daemon *d)
     log_info(&main_log, "ready", "version", ROOKERY_VERSION, "workers", log_num(n->worker_count));
     notify("READY=1");
     d->watchdog = watchdog_new(n);
+    retention_start(&d->retention, n);
     worker_run(&n->workers[0]);
     for (uint16_t i = 1; i < n->worker_count; i++)
         pthread_join(n->workers[i].thread, NULL);
     watchdog_stop(d->watchdog);
+    retention_stop(&d->retention);
     loop_fd_del(n->workers[0].loop, &d->signals);
     close(d->signals.fd);
 }

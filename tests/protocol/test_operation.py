@@ -1,10 +1,12 @@
 """What an operator sees: kill -9 under load, start, stop and reload, systemd, logs, rookeryctl, access rules."""
+import contextlib
 import ctypes
 import json
 import os
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
@@ -628,6 +630,26 @@ def test_a_new_password_ends_sessions(server, login, account, secure):
     assert secure().auth(who.local, who.password) == "not-authorized"
     who.password = "another"
     assert resume(waiting, secure, enabled).tag == qname("sm:failed")
+
+
+def test_old_messages_are_removed(new_server, login, account):
+    """archive.retention_days"""
+    server = new_server()
+    who = account(at=server)
+    raw = login(who, at=server, presence=True)
+    for body in ("old", "recent"):
+        raw.message(raw.bare, body)
+        raw.ping()
+    wait_for(lambda: {"old", "recent"} <= set(archive_bodies(raw)))
+    server.stop()
+    with contextlib.closing(sqlite3.connect(server.dir / "rookery.sqlite")) as db, db:  # the old ones are of three days ago
+        changed = db.execute("UPDATE message SET id = id - ? WHERE instr(CAST(stanza AS TEXT), '>old<')", (3 * 86400 * 10**6 * 16,)).rowcount
+    assert changed
+    server.settings = {"archive": {"retention_days": 2}}
+    server.write_config()
+    server.start()
+    wait_for(lambda: "event=retention" in server.log())
+    assert set(archive_bodies(login(who, at=server))) == {"recent"}
 
 
 def test_import_tells_bad_lines(new_server, secure):
