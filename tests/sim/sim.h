@@ -1,6 +1,7 @@
 /*
- * A simulated node: real sm, im and xep on several workers, a small model of c2s and of clients around them, and everything that
- * happens chosen by one seeded generator. What the clients see is recorded and checked against what the server promises.
+ * A simulated node: real sm, im and xep on several workers, a small model of c2s and of clients around them, and
+ * everything that happens chosen by one seeded generator. What the clients see is recorded and checked against what the
+ * server promises.
  *
  *   node     sim_node.c    workers, the channels between them (FIFO per pair, any delay), storage, crash
  *   edge     sim_edge.c    c2s's side of a session: seq, COMMITTED, the handled prefix h, XEP-0198 queue, resumption
@@ -27,13 +28,14 @@ enum {
 /* Faults of the model on purpose: each must be caught by a check. */
 enum sim_bug {
     BUG_NONE,
-    BUG_ACK_EARLY,   /* h covers what was received, committed or not */
-    BUG_NO_ORIGIN,   /* clients give a resent message a new origin-id */
-    BUG_ARRIVED,     /* the edge says arrived when it has sent, not when the client has acknowledged */
-    BUG_REORDER,     /* channels between workers are not FIFO */
-    BUG_TWICE,       /* the edge gives a delivery to the client twice */
-    BUG_MISROUTE,    /* the edge gives a delivery to another session */
-    BUG_SILENT,      /* the edge does not say what has arrived */
+    BUG_ACK_EARLY,  /* h covers what was received, committed or not */
+    BUG_NO_ORIGIN,  /* clients give a resent message a new origin-id */
+    BUG_ARRIVED,    /* the edge says arrived when it has sent, not when the client has acknowledged */
+    BUG_REORDER,    /* channels between workers are not FIFO */
+    BUG_TWICE,      /* the edge gives a delivery to the client twice */
+    BUG_MISROUTE,   /* the edge gives a delivery to another session */
+    BUG_COPY_TWICE, /* the edge sends the sender's copy twice, the second time without origin-id */
+    BUG_SILENT,     /* the edge does not say what has arrived */
     SIM_BUGS,
 };
 
@@ -43,13 +45,14 @@ struct sim_message {
     int from, to, to_resource; /* client, account, resource or -1: bare */
     enum stanza_type type;
     bool store;
-    bool acked;    /* the client knows it is handled */
-    bool error;    /* the client has an error for it */
-    bool bounced;  /* an error was made, whether or not it reached the client */
-    bool lost_out; /* storage refused the sender's copy */
-    bool arrived;  /* some session of the recipient has acknowledged it */
-    uint64_t id;      /* archive id at the recipient, as first seen; 0: none yet */
-    uint64_t order;   /* event of the first delivery by the home; 0: none yet */
+    bool acked;      /* the client knows it is handled */
+    bool acked_late; /* by the h of <resumed/> or <failed/> */
+    bool error;      /* the client has an error for it */
+    bool bounced;    /* an error was made, whether or not it reached the client */
+    bool lost_out;   /* storage refused the sender's copy */
+    bool arrived;    /* some session of the recipient has acknowledged it */
+    uint64_t id;     /* archive id at the recipient, as first seen; 0: none yet */
+    uint64_t order;  /* event of the first delivery by the home; 0: none yet */
 };
 
 struct sim_seen { /* one delivery to a client */
@@ -63,8 +66,8 @@ enum item_kind { IT_STANZA, IT_ACK, IT_CLOSE, IT_BOUND, IT_REFUSED, IT_RESUMED, 
 
 struct sim_item {
     enum item_kind kind;
-    int k;     /* IT_STANZA of a client: message number, -1: something else */
-    uint64_t n;  /* counts; IT_STANZA of the edge: archive id */
+    int k;      /* IT_STANZA of a client: message number, -1: something else */
+    uint64_t n; /* counts; IT_STANZA of the edge: archive id */
     struct bytes *bytes;
 };
 
@@ -92,12 +95,12 @@ struct sim_session {
     struct sim_pipe in, out; /* client -> edge, edge -> client */
     uint8_t *need;           /* COMMITTED missing for stanza i + 1 */
     uint64_t received, handled;
-    uint64_t resume_h;       /* what the client says it got, while <resumed/> waits for commits */
+    uint64_t resume_h; /* what the client says it got, while <resumed/> waits for commits */
     bool resuming;
-    struct sim_pipe queue;   /* not acknowledged by the client */
-    uint64_t acked;          /* how many of those sent before are */
-    uint64_t sent_id;        /* without SM: highest archive id written */
-    int *sent;               /* the client's: message number of each stanza sent, or -1 */
+    struct sim_pipe queue; /* not acknowledged by the client */
+    uint64_t acked;        /* how many of those sent before are */
+    uint64_t sent_id;      /* without SM: highest archive id written */
+    int *sent;             /* the client's: message number of each stanza sent, or -1 */
     uint64_t sent_count, sent_acked, got;
 };
 
@@ -161,7 +164,7 @@ bool sim_node_busy(const struct sim *s);
 void sim_node_event(struct sim *s); /* one random step of network, storage or time */
 void sim_run_loop(struct sim *s, uint64_t ms);
 void sim_send(struct sim *s, uint16_t from, struct envelope **e);
-void sim_drain_node(struct sim *s); /* until nothing is under way inside the node */
+void sim_drain_node(struct sim *s);             /* until nothing is under way inside the node */
 uint64_t sim_random(struct sim *s, uint64_t n); /* 0 .. n - 1 */
 bool sim_chance(struct sim *s, unsigned per_mille);
 void sim_log(struct sim *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -183,8 +186,8 @@ void client_event(struct sim *s, struct sim_client *c);
 void client_connect(struct sim *s, struct sim_client *c);
 void client_drop(struct sim *s, struct sim_client *c);
 void client_close(struct sim_client *c);
-void client_disconnected(struct sim_client *c); /* it sees that the connection is gone */
-void client_error(struct sim *s, int k);        /* it has an error for this message */
+void client_disconnected(struct sim_client *c);                          /* it sees that the connection is gone */
+void client_error(struct sim *s, int k);                                 /* it has an error for this message */
 void client_presence(struct sim *s, struct sim_client *c, int priority); /* below -128: unavailable */
 void client_receive(struct sim *s, struct sim_client *c);
 void client_ack(struct sim *s, struct sim_client *c);
@@ -197,6 +200,6 @@ void check_route(struct sim *s, struct envelope *e);
 void check_received(struct sim *s, struct sim_client *c, struct bytes *b);
 void check_arrived(struct sim *s, const struct sim_session *se, struct bytes *b);
 void check_fault(struct sim *s, const struct store_req *r); /* storage will refuse this */
-void check_end(struct sim *s); /* everything has settled */
+void check_end(struct sim *s);                              /* everything has settled */
 
 #endif

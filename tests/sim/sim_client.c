@@ -1,4 +1,5 @@
-/* Clients as they should be: everything is kept until it is known to be handled, and sent again with the same origin-id. */
+/* Clients as they should be: everything is kept until it is known to be handled, and sent again with the same
+ * origin-id. */
 #include "sim.h"
 
 #include <stdlib.h>
@@ -92,6 +93,15 @@ static void client_handled(struct sim *s, struct sim_client *c, struct sim_sessi
     }
 }
 
+/* By <resumed/> or <failed/>: errors come behind it, or died with the session. */
+static void handled_late(struct sim *s, struct sim_client *c, struct sim_session *se, uint64_t h)
+{
+    for (uint64_t i = se->sent_acked; i < h; i++)
+        if (se->sent[i] >= 0)
+            s->messages[se->sent[i]].acked_late = true;
+    client_handled(s, c, se, h);
+}
+
 void client_error(struct sim *s, int k)
 {
     struct sim_message *m = &s->messages[k];
@@ -165,7 +175,7 @@ static void on_resumed(struct sim *s, struct sim_client *c, uint64_t h)
 {
     struct sim_session *se = c->session;
     sim_log(s, "%s has resumed session %llu, h %llu", c->full->s, (unsigned long long)se->id, (unsigned long long)h);
-    client_handled(s, c, se, h);
+    handled_late(s, c, se, h);
     uint64_t first = h, count = se->sent_count;
     se->sent_count = h;
     c->ready = true;
@@ -182,7 +192,7 @@ static void on_failed(struct sim *s, struct sim_client *c, uint64_t h)
 {
     sim_log(s, "%s may not resume, h %lld", c->full->s, (long long)h);
     if (h != UINT64_MAX && c->resume)
-        client_handled(s, c, c->resume, h);
+        handled_late(s, c, c->resume, h);
     c->resume = NULL;
     c->session->connected = false; /* connects anew */
     c->session = NULL;

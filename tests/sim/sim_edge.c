@@ -151,8 +151,14 @@ static void route_message(struct sim *s, struct sim_session *se, struct stanza *
     if (both)
         self = env_copy(e, ENV_SELF, own);
     to_home(s, se, e);
-    if (self)
-        to_home(s, se, self);
+    if (!self)
+        return;
+    if (s->bug == BUG_COPY_TWICE) {
+        struct envelope *again = env_copy(self, ENV_SELF, own);
+        again->seq = again->origin = 0;
+        to_home(s, se, again);
+    }
+    to_home(s, se, self);
 }
 
 static void route_self(struct sim *s, struct sim_session *se, struct stanza **sp)
@@ -250,7 +256,8 @@ static void resume_finish(struct sim *s, struct sim_session *se)
 static void on_committed(struct sim *s, struct sim_session *se, uint64_t seq)
 {
     if (seq <= se->handled || seq > se->received || !se->need[seq - 1]) {
-        sim_violated(s, 6, "session %llu: COMMITTED %llu once too often", (unsigned long long)se->id, (unsigned long long)seq);
+        sim_violated(s, 6, "session %llu: COMMITTED %llu once too often", (unsigned long long)se->id,
+                     (unsigned long long)seq);
         return;
     }
     se->need[seq - 1]--;

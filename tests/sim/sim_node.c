@@ -250,8 +250,9 @@ static void network_clear(struct sim *s)
     }
 }
 
-/* The process is killed: envelopes and everything in memory are gone, requests that storage had not carried out as well.
- * sm wants its callbacks back before it is freed, so they come, but what it says then nobody hears, and storage is dead. */
+/* The process is killed: envelopes and everything in memory are gone, requests that storage had not carried out as
+ * well. sm wants its callbacks back before it is freed, so they come, but what it says then nobody hears, and storage
+ * is dead. */
 void sim_crash(struct sim *s)
 {
     sim_log(s, "---- crash");

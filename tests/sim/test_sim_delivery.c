@@ -180,11 +180,12 @@ static const struct {
     int promise;
 } bugs[SIM_BUGS] = {
     [BUG_ACK_EARLY] = {"acknowledged before the commit", 1},
-    [BUG_NO_ORIGIN] = {"sent again under a new origin-id", 1},
+    [BUG_NO_ORIGIN] = {"sent again under a new origin-id", 4},
     [BUG_ARRIVED] = {"arrived before the client has it", 2},
     [BUG_REORDER] = {"channels reorder", 3},
     [BUG_TWICE] = {"delivered twice", 4},
     [BUG_MISROUTE] = {"delivered to somebody else", 5},
+    [BUG_COPY_TWICE] = {"sender's copy sent twice", 1},
     [BUG_SILENT] = {"never said what has arrived", 7},
 };
 
@@ -193,7 +194,8 @@ static bool caught(enum sim_bug bug)
 {
     for (uint64_t seed = 1; seed <= BUG_SEEDS; seed++)
         if (run(seed, bug) == bugs[bug].promise) {
-            printf("%s: caught by seed %llu (I%d: %s)\n", bugs[bug].what, (unsigned long long)seed, sim.violated, sim.why);
+            printf("%s: caught by seed %llu (I%d: %s)\n", bugs[bug].what, (unsigned long long)seed, sim.violated,
+                   sim.why);
             return true;
         }
     fprintf(stderr, "%s: not caught\n", bugs[bug].what);
@@ -211,7 +213,8 @@ static int run_seeds(uint64_t from, uint64_t n, enum sim_bug bug)
             acked += sim.messages[k].acked;
     }
     printf("%llu seeds: %llu sessions, %llu messages, %llu acknowledged; %llu seeds failed\n", (unsigned long long)n,
-           (unsigned long long)sessions, (unsigned long long)messages, (unsigned long long)acked, (unsigned long long)failed);
+           (unsigned long long)sessions, (unsigned long long)messages, (unsigned long long)acked,
+           (unsigned long long)failed);
     return failed != 0;
 }
 
