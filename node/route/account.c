@@ -39,14 +39,20 @@ static void account_clear(struct account *a)
     mailbox_free(&a->mailbox);
 }
 
+/* Not droppable for now. */
+static void lru_leave(struct account *a)
+{
+    if (list_linked(&a->lru_link)) {
+        list_del(&a->lru_link);
+        a->sm->lru_count--;
+    }
+}
+
 static void account_free(struct account *a)
 {
     struct sm *s = a->sm;
     CHECK(!a->pins && !a->session_count && !a->wait_head, "account %s is in use", a->jid->s);
-    if (list_linked(&a->lru_link)) {
-        list_del(&a->lru_link);
-        s->lru_count--;
-    }
+    lru_leave(a);
     hash_remove(&s->accounts, &a->node);
     account_clear(a);
     jid_free(&a->jid);
@@ -56,10 +62,7 @@ static void account_free(struct account *a)
 void account_settle(struct account *a)
 {
     struct sm *s = a->sm;
-    if (list_linked(&a->lru_link)) {
-        list_del(&a->lru_link);
-        s->lru_count--;
-    }
+    lru_leave(a);
     if (!a->loaded || a->pins || a->session_count || a->wait_head || (a->mailbox && !mailbox_idle(a->mailbox)))
         return;
     if (a->missing) {
@@ -73,6 +76,7 @@ void account_settle(struct account *a)
 
 void account_pin(struct account *a)
 {
+    lru_leave(a); /* or another one that settles meanwhile would drop it */
     a->pins++;
     a->sm->pins++;
 }
