@@ -279,12 +279,21 @@ void envelope_committed(struct sm *s, const struct envelope *e)
     s->send(s->send_arg, &r);
 }
 
+/* To the edge the stanza came from, ahead of COMMITTED: by way of the sender's home the error would come after the client has
+ * been told that all is well, and with the connection lost in between it would never know. */
 void envelope_bounce(struct sm *s, struct envelope *e, enum stanza_error err, const char *text)
 {
     struct stanza *q = env_stanza(e);
     struct stanza *r = q ? stanza_error(q, err, text) : NULL;
-    if (r && r->to)
+    if (r && e->session && e->seq) {
+        struct envelope *d = env_new(ENV_DELIVER, NULL);
+        d->to = e->from;
+        d->session = e->session;
+        d->bytes = stanza_bytes(r);
+        s->send(s->send_arg, &d);
+    } else if (r && r->to) {
         sm_route(s, &r);
+    }
     stanza_free(&r);
 }
 
