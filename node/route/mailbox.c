@@ -17,7 +17,7 @@ struct delivery {
     enum err err;
     uint64_t session;           /* PASSING: to whom; BACKLOG: who triggered it */
     struct bytes *bytes;        /* PASSING */
-    uint64_t id;                /* archive id, 0: none */
+    uint64_t id;                /* archive id, 0: none; BACKLOG: the last one to read */
     struct envelope *env;       /* RECEIVED, SENT */
     uint64_t after;             /* BACKLOG: what has been read */
     bool archive, keep, silent; /* silent: a repetition, only to be answered */
@@ -165,6 +165,17 @@ static void backlog_note(struct mailbox *m, uint64_t id)
         *from = id;
 }
 
+/* Lowest id of the received messages in the queue; 0: none. */
+static uint64_t queue_first(const struct mailbox *m)
+{
+    list_for_each (l, &m->queue) {
+        const struct delivery *d = container_of(l, struct delivery, link);
+        if (d->kind == RECEIVED && d->id)
+            return d->id;
+    }
+    return 0;
+}
+
 /* The watermark may reach just below the first message that has not arrived, wherever that one is now. */
 static void watermark_advance(struct mailbox *m)
 {
@@ -186,11 +197,9 @@ static void watermark_advance(struct mailbox *m)
         first = m->backlog_from;
     if (m->backlog_next && m->backlog_next < first)
         first = m->backlog_next;
-    list_for_each (l, &m->queue) {
-        struct delivery *d = container_of(l, struct delivery, link);
-        if (d->kind == RECEIVED && d->id && d->id < first)
-            first = d->id;
-    }
+    uint64_t queued = queue_first(m);
+    if (queued && queued < first)
+        first = queued;
     if (first - 1 <= m->watermark)
         return;
     m->watermark = first - 1;
@@ -269,6 +278,14 @@ static struct session *ready_session(const struct account *a)
     return NULL;
 }
 
+/* What went to the backlog while somebody is there to have it. */
+static void backlog_offer(struct mailbox *m)
+{
+    struct session *se = m->backlog_from ? ready_session(m->account) : NULL;
+    if (se)
+        mailbox_session_ready(se);
+}
+
 static bool in_other_hands(const struct account *a, uint64_t id)
 {
     list_for_each (l, &a->sessions) {
@@ -293,11 +310,10 @@ void mailbox_session_gone(struct account *a, struct session *gone)
     }
     if (!m)
         return;
-    struct session *se = ready_session(a);
     if (m->paused)
         backlog_go_on(m);
-    else if (m->backlog_from && se)
-        mailbox_session_ready(se);
+    else
+        backlog_offer(m);
 }
 
 /* ---- the queue ---- */
@@ -367,11 +383,11 @@ static void deliver_received(struct mailbox *m, struct delivery *d)
         .sm = a->sm, .account = a, .env = d->env, .archive = d->archive, .keep = d->keep, .id = d->id};
     cx.bytes = d->id ? stamped(a, env_bytes(d->env), d->id, false) : bytes_ref(env_bytes(d->env));
     uint64_t track = d->keep ? d->id : 0;
-    if (track) {
-        if (n)
-            inflight_add(m, track);
-        else
-            backlog_note(m, track);
+    if (track && n) {
+        inflight_add(m, track);
+    } else if (track) {
+        backlog_note(m, track);
+        backlog_offer(m); /* the resource it was sent to has gone, others may be there */
     }
     for (size_t i = 0; i < n; i++)
         deliver_now(targets[i], cx.bytes, track);
@@ -588,9 +604,8 @@ static void backlog_end(struct delivery *d, bool all)
         backlog_note(m, d->after + 1);
     d->ready = true;
     mailbox_run(m);
-    struct session *se = all && m->backlog_from ? ready_session(m->account) : NULL;
-    if (se)
-        mailbox_session_ready(se);
+    if (all)
+        backlog_offer(m);
 }
 
 static void backlog_give(struct mailbox *m, struct session *se, const struct archive_row *row)
@@ -631,7 +646,7 @@ static void backlog_read(struct delivery *d)
     struct mailbox *m = d->mailbox;
     struct archive_query q = {
         .owner = m->account->owner,
-        .end_id = d->id, /* what came later stands behind us in the queue */
+        .end_id = d->id,
         .after_id = d->after,
         .before_id = UINT64_MAX,
         .max = BACKLOG_PAGE,
@@ -648,15 +663,19 @@ static void backlog_go_on(struct mailbox *m)
     backlog_read(d);
 }
 
+/* Everything in the queue is newer than the backlog, stored by now or not: it waits until that has been read. */
 void mailbox_session_ready(struct session *se)
 {
     struct mailbox *m = se->account->mailbox;
     if (!m->backlog_from || m->reading)
         return;
     m->reading = true;
+    uint64_t first = queue_first(m);
     struct delivery *d = delivery_add(m, BACKLOG);
+    list_del(&d->link);
+    list_add_tail(m->queue.next, &d->link); /* before the first */
     d->session = se->id;
-    d->id = m->last_id;
+    d->id = first ? first - 1 : m->last_id;
     d->after = m->backlog_from - 1;
     backlog_read(d);
 }
