@@ -604,11 +604,23 @@ void edge_free(struct edge **ep)
     free(e);
 }
 
+/* The stream ended while its resource was being bound: its home must not keep a session that nobody has. */
+static void unbind(struct edge *e, const struct envelope *bound)
+{
+    struct envelope *close = env_new(ENV_CLOSE, bound->jid);
+    close->from = e->self;
+    close->session = bound->session;
+    e->ops->send(e->arg, &close);
+}
+
 void edge_handle(struct edge *e, struct envelope **ep)
 {
     struct envelope *env = *ep;
     struct c2s *c = edge_stream(e, env->session);
-    if (c && c->state != C2S_DEAD)
+    bool gone = !c || c->state == C2S_DEAD;
+    if (gone && env->kind == ENV_BOUND && !env->code)
+        unbind(e, env);
+    if (!gone)
         switch (env->kind) {
         case ENV_KEYS:
             c2s_keys(c, env);
