@@ -256,6 +256,7 @@ void c2s_sm_detach(struct c2s *c)
     c->state = C2S_DETACHED;
     c->session.asked = false;
     c->waiting = false;
+    c->resuming = false; /* lost before <resumed/>: the next stream asks again */
     metric_add(M_SESSIONS_DETACHED, 1);
     timer_stop(c->edge->loop, &c->soon);
     c2s_sm_report(c);
