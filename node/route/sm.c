@@ -285,6 +285,8 @@ void envelope_bounce(struct sm *s, struct envelope *e, enum stanza_error err, co
 {
     struct stanza *q = env_stanza(e);
     struct stanza *r = q ? stanza_error(q, err, text) : NULL;
+    if (r && r->to && !r->from) /* without `to` it was for the sender's account (RFC 6120 10.3) */
+        stanza_set_from(r, jid_bare(r->arena, r->to));
     if (r && e->session && e->seq) {
         struct envelope *d = env_new(ENV_DELIVER, NULL);
         d->to = e->from;
