@@ -68,6 +68,8 @@ size_t xml_lex(enum xml_lex *state, const char *p, size_t n, bool *tag)
         case LEX_CDATA_1:
         case LEX_CDATA_2:
             *state = after_bracket(*state, p[i++]);
+            if (*state == LEX_TEXT)
+                return i;
             break;
         case LEX_PI:
             i += skip_until(state, p + i, n - i, '>', LEX_TEXT);

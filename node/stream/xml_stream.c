@@ -382,13 +382,13 @@ static size_t step(struct xml_stream *s, const char *p, size_t n)
         if (skip || s->phase == FAILED)
             return skip;
     }
-    if (s->phase == BEFORE_HEADER && s->lex == LEX_TEXT && is_text(p, n)) {
+    size_t room = s->limits.max_stanza_bytes > s->used ? s->limits.max_stanza_bytes - s->used : 0;
+    if (s->phase == BEFORE_HEADER && s->lex == LEX_TEXT && is_text(p, n < room ? n : room)) {
         fail(s, STREAM_NOT_WELL_FORMED, "no stream header");
         return 0;
     }
     bool tag = false;
     size_t len = xml_lex(&s->lex, p, n, &tag);
-    size_t room = s->limits.max_stanza_bytes > s->used ? s->limits.max_stanza_bytes - s->used : 0;
     bool over = len > room;
     if (over)
         len = room;
