@@ -140,25 +140,30 @@ static void on_committed(struct fuzz *f, const struct envelope *e)
             f->sent[i].committed++;
 }
 
-static void to_edge(struct home *h, struct envelope *e)
+static void client_gets(struct fuzz *f, struct client *c, struct envelope *e)
+{
+    struct bytes *b = env_bytes(e);
+    struct stanza *d = home_check_stanza(b);
+    check_delivered(f, c, d, b->data);
+    CHECK(!e->id || e->id > c->got, "%s out of order", b->data);
+    c->got = e->id ? e->id : c->got;
+    stanza_free(&d);
+}
+
+static void to_edge(struct home *h, struct envelope **ep)
 {
     struct fuzz *f = container_of(h, struct fuzz, home);
+    struct envelope *e = *ep;
     struct client *c = client_of(f, e->session);
     if (e->kind == ENV_COMMITTED)
         on_committed(f, e);
-    if (!c)
-        return;
-    if (e->kind == ENV_KICK) {
+    else if (c && e->kind == ENV_KICK)
         client_close(f, c);
-    } else if (e->kind == ENV_BOUND) {
+    else if (c && e->kind == ENV_BOUND)
         CHECK(!e->code && jid_eq(e->jid, c->jid), "bound");
-    } else if (e->kind == ENV_DELIVER) {
-        struct stanza *d = home_check_stanza(env_bytes(e));
-        check_delivered(f, c, d, env_bytes(e)->data);
-        CHECK(!e->id || e->id > c->got, "%s out of order", env_bytes(e)->data);
-        c->got = e->id ? e->id : c->got;
-        stanza_free(&d);
-    }
+    else if (c && e->kind == ENV_DELIVER)
+        client_gets(f, c, e);
+    env_free(ep);
 }
 
 /* ---- what goes in ---- */
@@ -313,6 +318,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             client_close(&f, &f.clients[i]);
         jid_free(&f.clients[i].jid);
     }
-    home_close(&f.home);
+    home_close(&f.home, false);
     return 0;
 }
