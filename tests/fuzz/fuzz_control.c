@@ -117,7 +117,7 @@ static unsigned lines(const char *s, size_t n)
 static unsigned answers(const char *s, size_t n)
 {
     unsigned count = 0;
-    for (const char *end = s + n; s < end;) {
+    for (const char *end = n ? s + n : s; s < end;) {
         const char *nl = memchr(s, '\n', (size_t)(end - s));
         CHECK(nl, "half a line");
         json_t *json = json_loadb(s, (size_t)(nl - s), JSON_REJECT_DUPLICATES, NULL);

@@ -40,6 +40,7 @@ struct fuzz {
     struct sent sent[SENT_MAX];
     unsigned count;
     uint64_t last_session;
+    bool poor; /* storage is short of room */
 };
 
 /* ---- what comes out ---- */
@@ -150,6 +151,13 @@ static void client_gets(struct fuzz *f, struct client *c, struct envelope *e)
     stanza_free(&d);
 }
 
+static void client_bound(struct fuzz *f, struct client *c, const struct envelope *e)
+{
+    CHECK(e->code ? f->poor : jid_eq(e->jid, c->jid), "%s is not bound: %u", c->jid->s, e->code);
+    if (e->code)
+        c->id = 0;
+}
+
 static void to_edge(struct home *h, struct envelope **ep)
 {
     struct fuzz *f = container_of(h, struct fuzz, home);
@@ -160,7 +168,7 @@ static void to_edge(struct home *h, struct envelope **ep)
     else if (c && e->kind == ENV_KICK)
         client_close(f, c);
     else if (c && e->kind == ENV_BOUND)
-        CHECK(!e->code && jid_eq(e->jid, c->jid), "bound");
+        client_bound(f, c, e);
     else if (c && e->kind == ENV_DELIVER)
         client_gets(f, c, e);
     env_free(ep);
@@ -168,17 +176,21 @@ static void to_edge(struct home *h, struct envelope **ep)
 
 /* ---- what goes in ---- */
 
-static void client_bind(struct fuzz *f, struct client *c)
+/* False: refused. */
+static bool client_bind(struct fuzz *f, struct client *c)
 {
     struct envelope *e = env_new(ENV_BIND, c->jid);
     e->session = c->id = ++f->last_session;
     c->seq = c->got = 0;
     home_send(&f->home, &e);
+    loop_sim_advance(f->home.loop, 0);
+    return c->id;
 }
 
 /* As c2s sends it (c2s_stanza.c, ways). */
-static void client_send(struct fuzz *f, struct client *c, struct stanza *st)
+static void client_send(struct fuzz *f, struct client *c, struct stanza **stp)
 {
+    struct stanza *st = *stp;
     struct sent *record = &f->sent[f->count++];
     const struct jid *to = st->to;
     bool own = !to || (jid_is_bare(to) && jid_eq_bare(to, c->jid)),
@@ -199,8 +211,7 @@ static void client_send(struct fuzz *f, struct client *c, struct stanza *st)
     }
     *record = (struct sent){.stanza = stanza_copy(st), .session = c->id, .seq = ++c->seq, .need = home + its};
     const struct jid *bare = jid_bare(st->arena, c->jid), *target = to ? jid_dup(record->stanza->arena, to) : bare;
-    struct stanza *rides = st;
-    struct envelope *e = env_stanza_new(its ? ENV_ROUTE : ENV_SELF, its ? target : c->jid, &rides);
+    struct envelope *e = env_stanza_new(its ? ENV_ROUTE : ENV_SELF, its ? target : c->jid, stp);
     e->session = c->id;
     e->seq = c->seq;
     struct envelope *self = home && its ? env_copy(e, ENV_SELF, c->jid) : NULL;
@@ -226,12 +237,8 @@ static void client_says(struct fuzz *f, struct client *c, const char *xml, size_
             xml_set(a, x, "id", arena_printf(a, "%s#%u", xml_get(x, "id") ? xml_get(x, "id") : "", f->count));
         enum err e = stanza_from_xml(&a, x, &st, &bad);
         stanza_set_from(st, c->jid);
-        if (e == OK) {
-            if (!c->id)
-                client_bind(f, c);
-            client_send(f, c, st);
-            st = NULL;
-        }
+        if (e == OK && (c->id || client_bind(f, c)))
+            client_send(f, c, &st);
     }
     stanza_free(&st);
     if (a)
@@ -299,8 +306,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct fuzz f;
     f = (struct fuzz){.home.to_edge = to_edge};
     const char *s = (const char *)data, *end = s + size;
-    bool poor = size && s[0] == '=';
-    home_open(&f.home, poor ? 6 : 10000);
+    f.poor = size && s[0] == '=';
+    home_open(&f.home, f.poor ? 6 : 10000);
     for (unsigned i = 0; i < SESSIONS; i++)
         f.clients[i].jid = home_jid(jids[i]);
     for (const char *p = s; p < end; p++) {

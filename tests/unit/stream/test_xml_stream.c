@@ -274,6 +274,7 @@ static void test_malformed(void **state)
     expect_in("&#32;<a/>", "error bad-format\n");
     expect_in("<![CDATA[x]]><a/>", "error bad-format\n");
     expect_in("</stream>", "error not-well-formed\n");
+    expect("<?a b><a><![CDATA[]]>c\xff<d>", "error not-well-formed\n");
 }
 
 /* ---- row 5: limits ---- */
