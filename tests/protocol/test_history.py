@@ -74,6 +74,13 @@ def test_unacknowledged_may_be_lost():
     assert found(without(recv(5, "j2"), row("juliet@x", 5), row("romeo@x", 5))) == set()
 
 
+def test_early_may_overtake():
+    """Only the one that was early."""
+    events = swapped(recv(2), recv(3))
+    assert found([{**e, "early": True} if e == recv(3) else e for e in events]) == set()
+    assert found([{**e, "early": True} if e == recv(4) else e for e in events]) == {"I3"}
+
+
 FAULTS = {
     "lost in the recipient's archive": ("I1", without(row("juliet@x", 2))),
     "lost in the sender's archive": ("I1", without(row("romeo@x", 2))),

@@ -30,7 +30,7 @@ class Session:
     """XEP-0198's state of one session, at the client."""
 
     def __init__(self, name):
-        self.name, self.token = name, None
+        self.name, self.token, self.available = name, None, False
         self.sent = self.acked = self.handled = 0
         self.unacked = collections.deque()  # (to, n) of messages, None of other stanzas
 
@@ -157,6 +157,7 @@ class Client:
             self.counted(int(e.get("h")))
         elif e.tag in STANZAS:
             s.handled += 1
+            s.available |= e.tag == qname("presence") and e.get("from") == self.jid
             if e.tag == qname("message"):
                 self.message(e, s)
         else:
@@ -168,7 +169,7 @@ class Client:
             return
         ids = [i.get("id") for i in e.findall(qname("sid:stanza-id")) if i.get("by") == self.jid.split("/")[0]]
         self.record("recv", at=self.jid, session=session.name, body=text(e, "body"), sid=ids[0] if len(ids) == 1 else None,
-                    **{"from": e.get("from")})
+                    early="/" in e.get("to") and not session.available, **{"from": e.get("from")})
         self.swarm.pending.discard(text(e, "body"))
 
     def counted(self, h):

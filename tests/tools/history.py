@@ -9,14 +9,16 @@ other message of this sender has. Events (`e` is the kind; more fields may be th
   send     from, to, n, again    before the bytes leave; again: a repetition under the same origin-id
   acked    from, messages        [[to, n], ...] that <a/>, <resumed/> or <failed/> covered
   count    session, h, known, sent   a server's h in <a/>, <resumed/>, <failed/>: what was known of it, what had been sent
-  recv     at, session, from, body, sid     sid: <stanza-id/> of the own archive, or null; a resumed session keeps its name
+  recv     at, session, from, body, sid     sid: <stanza-id/> of the own archive, or null; a resumed session keeps its name;
+           early                            it was for the full JID of a session that was not yet available
   archive  of, sid, from, body   one row, in the archive's order, read when everything was quiet
   archived of                    the whole archive of this account is above
 
 Invariants:
   I1  an acknowledged message is once in the recipient's archive and once in the sender's; any other at most once
   I2  an acknowledged message was received by its recipient
-  I3  per (sender's full JID, recipient's bare JID): order of both archives and of first receptions = order of sending
+  I3  per (sender's full JID, recipient's bare JID): order of both archives and of first receptions = order of sending;
+      an early reception may overtake: RFC 6121 8.5.3.1 gives it at once, what is for the bare JID waits for presence
   I4  one session receives a message once; another session only under the same stanza-id, which is that of the archive
   I5  nothing is received or archived that was not sent, or not by or not for the one it says
   I6  a server's count never goes back within a session and is never above what was sent
@@ -87,7 +89,8 @@ class History:
         if not m:
             return
         if m not in self.received:
-            self.first_receptions[m[:2]].append(m)
+            if not e.get("early"):
+                self.first_receptions[m[:2]].append(m)
         self.received[m].append((e["session"], e["sid"]))
 
     def on_archive(self, e):
