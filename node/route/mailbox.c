@@ -19,6 +19,7 @@ struct delivery {
     struct bytes *bytes;        /* PASSING */
     uint64_t id;                /* archive id, 0: none; BACKLOG: the last one to read */
     struct envelope *env;       /* RECEIVED, SENT */
+    uint64_t origin;            /* RECEIVED, SENT: its key, 0: none */
     uint64_t after;             /* BACKLOG: what has been read */
     bool archive, keep, silent; /* silent: a repetition, only to be answered */
 };
@@ -74,12 +75,13 @@ static uint64_t next_id(struct mailbox *m)
 
 /* ---- messages sent again (XEP-0359 origin-id) ---- */
 
-static uint64_t origin_key(const struct jid *peer, uint64_t origin)
+/* What the peer sent and what it was sent are kept apart: an answer may come under the origin-id of what it answers. */
+static uint64_t origin_key(const struct jid *peer, uint64_t origin, bool sent)
 {
     if (!origin)
         return 0;
-    uint64_t pair[2] = {peer->hash, origin};
-    return hash_stable(pair, sizeof pair) | 1;
+    uint64_t key[3] = {peer->hash, origin, sent};
+    return hash_stable(key, sizeof key) | 1;
 }
 
 static bool origin_seen(const struct mailbox *m, uint64_t key)
@@ -176,6 +178,12 @@ static uint64_t queue_first(const struct mailbox *m)
     return 0;
 }
 
+static void watermark_dirty(struct mailbox *m)
+{
+    if (!list_linked(&m->dirty_link))
+        list_add_tail(&m->account->sm->dirty, &m->dirty_link);
+}
+
 /* The watermark may reach just below the first message that has not arrived, wherever that one is now. */
 static void watermark_advance(struct mailbox *m)
 {
@@ -203,8 +211,7 @@ static void watermark_advance(struct mailbox *m)
     if (first - 1 <= m->watermark)
         return;
     m->watermark = first - 1;
-    if (!list_linked(&m->dirty_link))
-        list_add_tail(&m->account->sm->dirty, &m->dirty_link);
+    watermark_dirty(m);
 }
 
 static void on_watermark(void *arg, enum err e)
@@ -212,6 +219,8 @@ static void on_watermark(void *arg, enum err e)
     struct account *a = arg;
     if (e != OK)
         log_warn(&a->sm->log, "watermark-not-written", "jid", a->jid->s, "error", err_name(e));
+    if (e != OK && e != ERR_NOT_FOUND)
+        watermark_dirty(a->mailbox); /* again at the next flush, or the messages come again after a restart */
     account_unpin(a);
 }
 
@@ -374,6 +383,15 @@ static struct bytes *stamped(const struct account *a, const struct bytes *b, uin
     return out;
 }
 
+/* RFC 6121 8.5 for what cannot be delivered now and will not be kept. */
+static void undeliverable(struct sm *s, struct envelope *e)
+{
+    bool silent = e->stanza_type == MESSAGE_HEADLINE || e->stanza_type == MESSAGE_ERROR ||
+                  (e->stanza_type != MESSAGE_GROUPCHAT && !(e->flags & (MSG_BODY | MSG_STORE)));
+    if (!silent)
+        envelope_bounce(s, e, SE_SERVICE_UNAVAILABLE, NULL);
+}
+
 static void deliver_received(struct mailbox *m, struct delivery *d)
 {
     struct account *a = m->account;
@@ -388,6 +406,10 @@ static void deliver_received(struct mailbox *m, struct delivery *d)
     } else if (track) {
         backlog_note(m, track);
         backlog_offer(m); /* the resource it was sent to has gone, others may be there */
+    } else if (!n) {
+        undeliverable(a->sm, d->env); /* whom it was for went while it waited for its turn */
+        bytes_unref(&cx.bytes);
+        return;
     }
     for (size_t i = 0; i < n; i++)
         deliver_now(targets[i], cx.bytes, track);
@@ -464,6 +486,16 @@ static void mailbox_run(struct mailbox *m)
     account_unpin(m->account);
 }
 
+/* What was not stored has not been sent again either. */
+static void refuse_repetitions(struct mailbox *m, const struct delivery *failed)
+{
+    list_for_each (l, &m->queue) {
+        struct delivery *d = container_of(l, struct delivery, link);
+        if (d->silent && d->kind == failed->kind && d->origin == failed->origin)
+            d->err = failed->err;
+    }
+}
+
 static void on_stored(void *arg, enum err e)
 {
     struct delivery *d = arg;
@@ -475,6 +507,7 @@ static void on_stored(void *arg, enum err e)
         metric_add(M_COMMITTED_TOTAL, 1);
     } else {
         origin_forget(m, d->id);
+        refuse_repetitions(m, d);
         m->waiting -= d->keep;
     }
     mailbox_run(m);
@@ -492,6 +525,7 @@ static void enqueue(struct mailbox *m, int kind, struct message_ctx *cx, struct 
     d->archive = cx->archive;
     d->keep = cx->keep;
     d->silent = silent;
+    d->origin = origin;
     if (silent || (!cx->archive && !cx->keep)) {
         d->ready = true;
         mailbox_run(m);
@@ -527,15 +561,6 @@ static bool refused_by_modules(struct message_ctx *cx, bool sent)
     return false;
 }
 
-/* RFC 6121 8.5 for what cannot be delivered now and will not be kept. */
-static void undeliverable(struct sm *s, struct envelope *e)
-{
-    bool silent = e->stanza_type == MESSAGE_HEADLINE || e->stanza_type == MESSAGE_ERROR ||
-                  (e->stanza_type != MESSAGE_GROUPCHAT && !(e->flags & (MSG_BODY | MSG_STORE)));
-    if (!silent)
-        envelope_bounce(s, e, SE_SERVICE_UNAVAILABLE, NULL);
-}
-
 void mailbox_receive(struct account *a, struct envelope **ep)
 {
     struct envelope *e = *ep;
@@ -547,7 +572,7 @@ void mailbox_receive(struct account *a, struct envelope **ep)
         bool lost_full = e->stanza_type == MESSAGE_NORMAL && e->target && !jid_is_bare(e->target) && !online;
         cx.keep = (e->flags & MSG_STORE) && !lost_full;
         cx.archive = cx.keep && !(e->flags & MSG_NO_PERMANENT);
-        uint64_t origin = cx.keep && e->sender ? origin_key(e->sender, e->origin) : 0;
+        uint64_t origin = cx.keep && e->sender ? origin_key(e->sender, e->origin, false) : 0;
         bool again = origin && origin_seen(m, origin);
         if (again || !refused_by_modules(&cx, false)) {
             bool full = cx.keep && !online && m->waiting >= a->sm->config->offline.max_messages;
@@ -574,7 +599,7 @@ void mailbox_sent(struct account *a, struct session *se, struct envelope **ep)
         return;
     }
     cx.archive = (e->flags & MSG_STORE) && !(e->flags & MSG_NO_PERMANENT);
-    uint64_t origin = cx.archive ? origin_key(e->target, e->origin) : 0;
+    uint64_t origin = cx.archive ? origin_key(e->target, e->origin, true) : 0;
     bool again = origin && origin_seen(a->mailbox, origin);
     if (!again && refused_by_modules(&cx, true)) {
         envelope_committed(a->sm, e);
