@@ -138,6 +138,7 @@ struct sim {
     struct sim_channel channels[SIM_WORKERS][SIM_WORKERS];
     bool mute; /* the node has crashed: what it says goes nowhere */
     bool settling;
+    unsigned storage_speed;                                      /* per mille of its turns */
     unsigned fault_put, fault_load, fault_find, fault_watermark; /* per mille */
     bool read_failed; /* a read of offline messages failed: they come later, so order of delivery is not checked */
     bool quiet;       /* everything has arrived: nobody gets a message any more */

@@ -175,12 +175,14 @@ void check_arrived(struct sim *s, const struct sim_session *se, struct bytes *b)
 void check_fault(struct sim *s, const struct store_req *r)
 {
     s->read_failed |= r->op == OP_ARCHIVE_FIND;
-    if (r->op != OP_ARCHIVE_PUT || !(r->in.item.flags & ARCHIVE_OUT))
+    if (r->op != OP_ARCHIVE_PUT)
         return;
     struct stanza *st = parse(r->bytes);
     int k = message_number(s, st->id);
-    if (k >= 0)
+    if (k >= 0 && r->in.item.flags & ARCHIVE_OUT)
         s->messages[k].lost_out = true;
+    else if (k >= 0)
+        s->messages[k].bounced = true; /* even if the node dies before it says so */
     stanza_free(&st);
 }
 

@@ -139,7 +139,8 @@ void sim_node_event(struct sim *s)
 {
     switch (sim_random(s, 8)) {
     case 0:
-        sim_store_commit(1 + sim_random(s, 8));
+        if (sim_chance(s, s->storage_speed))
+            sim_store_commit(1 + sim_random(s, 8));
         break;
     case 1:
         sim_run_loop(s, sim_chance(s, 20) ? 300 : sim_random(s, 3));
@@ -289,8 +290,9 @@ static void configure(struct sim *s)
     c->archive.default_policy = "always";
     c->archive.max_page = 50;
     c->max_cached_accounts = cached[sim_random(s, 3)];
+    s->storage_speed = sim_chance(s, 300) ? 100 : 1000;
     if (sim_chance(s, 500)) {
-        s->fault_put = (unsigned)sim_random(s, 60);
+        s->fault_put = (unsigned)sim_random(s, sim_chance(s, 300) ? 500 : 60);
         s->fault_watermark = (unsigned)sim_random(s, 300);
         s->fault_load = sim_chance(s, 300) ? (unsigned)sim_random(s, 100) : 0;
         s->fault_find = sim_chance(s, 300) ? (unsigned)sim_random(s, 300) : 0;
