@@ -279,8 +279,8 @@ void envelope_committed(struct sm *s, const struct envelope *e)
     s->send(s->send_arg, &r);
 }
 
-/* To the edge the stanza came from, ahead of COMMITTED: by way of the sender's home the error would come after the client has
- * been told that all is well, and with the connection lost in between it would never know. */
+/* To the edge the stanza came from, ahead of COMMITTED: by way of the sender's home the error would come after the
+ * client has been told that all is well, and with the connection lost in between it would never know. */
 void envelope_bounce(struct sm *s, struct envelope *e, enum stanza_error err, const char *text)
 {
     struct stanza *q = env_stanza(e);

@@ -391,7 +391,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct fuzz f;
     f = (struct fuzz){.home.to_edge = to_edge};
-    log_level_set(LOG_ERROR);
     f.late_tail = &f.late;
     open_all(&f);
     client_bind(&f, JULIET);

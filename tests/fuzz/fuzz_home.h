@@ -190,6 +190,7 @@ static inline void home_open(struct home *h, uint32_t max_queued)
 {
     struct store_config sc = {.driver = "memory", .max_queued = max_queued, .max_batch = 100};
     char *why = NULL;
+    log_level_set(LOG_ERROR);
     home_defaults(h);
     h->loop = loop_sim_new(1700000000000000);
     h->inbox = inbox_new(h->loop, h);
