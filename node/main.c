@@ -282,8 +282,9 @@ static void run_node(struct daemon *d)
         pthread_join(n->workers[i].thread, NULL);
     watchdog_stop(d->watchdog);
     retention_stop(&d->retention);
+    int fd = d->signals.fd;
     loop_fd_del(n->workers[0].loop, &d->signals);
-    close(d->signals.fd);
+    close(fd);
 }
 
 static int serve(const char *config_path, const char *pid_path)

@@ -29,6 +29,7 @@ static void drain(void *arg)
     if (w->draining)
         return;
     w->draining = true;
+    store_hold(w->store);
     while (w->local_head) {
         struct envelope *e = container_of(w->local_head, struct envelope, msg);
         w->local_head = e->msg.next;
@@ -36,6 +37,7 @@ static void drain(void *arg)
             w->local_tail = &w->local_head;
         dispatch(w, &e);
     }
+    store_release(w->store);
     w->draining = false;
 }
 

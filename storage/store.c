@@ -1,4 +1,5 @@
 /* The front of storage: requests out to the driver, callbacks back in order. What is stored how is the driver's. */
+#include "metrics.h"
 #include "store_driver.h"
 
 #include <pthread.h>
@@ -25,6 +26,8 @@ struct store_client {
     /* The worker's alone. */
     struct store_req *head, **tail; /* calls in order; callbacks run from the head while it is done */
     uint32_t pending;               /* this client's part of store.queued */
+    bool held;                      /* between store_hold and store_release */
+    struct store_req *first, *last; /* held back for the driver */
 };
 
 /* Finished requests of one client on their way to its worker. */
@@ -196,8 +199,10 @@ static void batch_post(struct batch *b)
 void store_complete(struct store_req *list)
 {
     struct batch *batches = NULL; /* one per worker: few */
+    metric_add(M_STORE_BATCH_TOTAL, 1);
     for (struct store_req *r = list, *next; r; r = next) {
         next = r->next;
+        metric_add(M_STORE_OP_TOTAL, 1);
         struct batch *b = batches;
         while (b && b->client != r->client)
             b = b->next;
@@ -244,7 +249,29 @@ static void call(struct store_client *c, struct store_req *r)
     c->pending++;
     if (r->op != OP_ARCHIVE_PURGE)
         call_queue(c, r);
-    s->driver->submit(s->db, r);
+    r->next = NULL;
+    if (!c->held) {
+        s->driver->submit(s->db, r, r);
+        return;
+    }
+    if (c->last)
+        c->last->next = r;
+    else
+        c->first = r;
+    c->last = r;
+}
+
+void store_hold(struct store_client *c)
+{
+    c->held = true;
+}
+
+void store_release(struct store_client *c)
+{
+    c->held = false;
+    if (c->first)
+        c->store->driver->submit(c->store->db, c->first, c->last);
+    c->first = c->last = NULL;
 }
 
 /* Ids are kept as SQL's signed integers; 0 is "none" everywhere. */
@@ -551,6 +578,7 @@ void store_client_free(struct store_client **cp)
     *cp = NULL;
     if (!c)
         return;
+    store_release(c);
     /* What is done is ours; the rest comes back to batch_run or batch_post and is freed there, not before the unlock.
      */
     pthread_mutex_lock(&c->lock);

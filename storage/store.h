@@ -2,13 +2,15 @@
  * Persistent data: accounts, rosters, archives, blocking lists, resumption records.
  *
  * Asynchronous. Every call copies what it is given, returns at once, and its callback runs exactly once, later, on the
- * calling worker (through its inbox), never inside the call. Callbacks of one worker run in the order of its calls, and a
- * read sees every write called before it on the same worker (archive_purge alone is outside this order: it may take long). Writes are grouped: while one transaction is in flight the
- * next is collected; a callback with OK means committed (single node: SQLite WAL, synchronous=FULL).
- * ERR_UNKNOWN means nobody knows whether it was written. ERR_BUSY: the queue is full (max_queued), nothing was written.
- * Writes for an owner that does not exist (any more): ERR_NOT_FOUND; reads find nothing.
+ * calling worker (through its inbox), never inside the call. Callbacks of one worker run in the order of its calls, and
+ * a read sees every write called before it on the same worker (archive_purge alone is outside this order: it may take
+ * long). Writes are grouped: while one transaction is in flight the next is collected; a callback with OK means
+ * committed (single node: SQLite WAL, synchronous=FULL). ERR_UNKNOWN means nobody knows whether it was written.
+ * ERR_BUSY: the queue is full (max_queued), nothing was written. Writes for an owner that does not exist (any more):
+ * ERR_NOT_FOUND; reads find nothing.
  *
- * There is no cancel: callers hand an arg that survives them (an account pinned by a pending count, or an id to look up).
+ * There is no cancel: callers hand an arg that survives them (an account pinned by a pending count, or an id to look
+ * up).
  *
  * A bare JID's home is the only writer of its data, so ids made there are ordered as they are committed.
  * Single writer also means: no call here is a compare-and-set.
@@ -21,7 +23,7 @@
 #include "jid.h"
 #include "scram.h"
 
-struct store;       /* one per process */
+struct store;        /* one per process */
 struct store_client; /* one per worker: knows the inbox that gets the callbacks */
 
 struct store_config {
@@ -37,70 +39,86 @@ enum err store_open(const struct store_config *c, struct store **out, char **why
 /* Commits what is queued, then closes. Clients are freed before. */
 void store_close(struct store **s);
 struct store_client *store_client_new(struct store *s, struct inbox *inbox);
-/* On the worker's thread, not from a callback, before inbox_free. No callback of this client runs any more; what it called
- * is still written. */
+/* On the worker's thread, not from a callback, before inbox_free. No callback of this client runs any more; what it
+ * called is still written. */
 void store_client_free(struct store_client **c);
+/* What is called in between goes to the driver in one piece: one wake-up, one transaction. For the work of one loop
+ * turn; do not nest. */
+void store_hold(struct store_client *c);
+void store_release(struct store_client *c);
 
 typedef void store_done_fn(void *arg, enum err e);
 
 /* ---- accounts ---- */
 
-void store_account_create(struct store_client *c, const struct jid *bare, const struct credentials *cr, store_done_fn *, void *arg); /* ERR_EXISTS */
-void store_account_delete(struct store_client *c, const struct jid *bare, store_done_fn *, void *arg); /* and all its data; ERR_NOT_FOUND */
-void store_account_credentials_set(struct store_client *c, const struct jid *bare, const struct credentials *cr, store_done_fn *, void *arg);
+void store_account_create(struct store_client *c, const struct jid *bare, const struct credentials *cr, store_done_fn *,
+                          void *arg); /* ERR_EXISTS */
+void store_account_delete(struct store_client *c, const struct jid *bare, store_done_fn *,
+                          void *arg); /* and all its data; ERR_NOT_FOUND */
+void store_account_credentials_set(struct store_client *c, const struct jid *bare, const struct credentials *cr,
+                                   store_done_fn *, void *arg);
 /* cr is valid during the call; ERR_NOT_FOUND with NULL. */
 typedef void store_credentials_fn(void *arg, enum err e, const struct credentials *cr);
 void store_account_credentials_get(struct store_client *c, const struct jid *bare, store_credentials_fn *, void *arg);
 /* Bare JIDs of a domain in order, after the given one (NULL: from the start), at most limit. */
 typedef void store_list_fn(void *arg, enum err e, const char *const *jids, size_t n);
-void store_account_list(struct store_client *c, const char *domain, const char *after, size_t limit, store_list_fn *, void *arg);
+void store_account_list(struct store_client *c, const char *domain, const char *after, size_t limit, store_list_fn *,
+                        void *arg);
 
 /* ---- what the home of an account keeps in memory ---- */
 
 enum { SUB_NONE = 0, SUB_TO = 1, SUB_FROM = 2, SUB_BOTH = 3 }; /* bits */
 
 struct roster_item {
-    const char *jid;            /* bare (or full) JID of the contact, prepared */
-    const char *name;           /* NULL: none */
-    uint8_t subscription;       /* SUB_* */
-    bool ask;                   /* subscription pending out */
-    bool approved;              /* pre-approval, RFC 6121 3.4 */
-    bool in_roster;             /* false: only a pending-in request, never shown in the roster */
+    const char *jid;             /* bare (or full) JID of the contact, prepared */
+    const char *name;            /* NULL: none */
+    uint8_t subscription;        /* SUB_* */
+    bool ask;                    /* subscription pending out */
+    bool approved;               /* pre-approval, RFC 6121 3.4 */
+    bool in_roster;              /* false: only a pending-in request, never shown in the roster */
     const struct bytes *request; /* pending in: the subscribe stanza to give to every new resource; NULL: none */
-    uint64_t version;           /* roster version of its last change */
+    uint64_t version;            /* roster version of its last change */
     const char *const *groups;
     size_t group_count;
 };
 
 /* One operation loads it all; valid during the callback. */
 struct account_data {
-    int64_t owner;              /* key for all calls below */
-    uint64_t last_id;           /* highest archive id ever given, 0: none */
-    uint64_t watermark;         /* deliverable messages with an id above it are waiting (offline) */
-    uint64_t waiting;           /* number of them */
+    int64_t owner;      /* key for all calls below */
+    uint64_t last_id;   /* highest archive id ever given, 0: none */
+    uint64_t watermark; /* deliverable messages with an id above it are waiting (offline) */
+    uint64_t waiting;   /* number of them */
     uint64_t roster_version;
     const struct roster_item *roster;
     size_t roster_count;
     const struct bytes *mam_prefs; /* opaque to storage; NULL: defaults */
-    const char *const *blocked; /* JIDs as in XEP-0191 */
+    const char *const *blocked;    /* JIDs as in XEP-0191 */
     size_t blocked_count;
-    const uint64_t *origins;    /* origin hashes (non-zero) of messages with id >= origins_since, newest last, at most 256 */
+    const uint64_t
+        *origins; /* origin hashes (non-zero) of messages with id >= origins_since, newest last, at most 256 */
     size_t origin_count;
 };
-typedef void store_account_fn(void *arg, enum err e, const struct account_data *d); /* ERR_NOT_FOUND: no such account, d NULL */
+typedef void store_account_fn(void *arg, enum err e,
+                              const struct account_data *d); /* ERR_NOT_FOUND: no such account, d NULL */
 /* origins_since: archive id from which origin hashes are wanted. */
-void store_account_load(struct store_client *c, const struct jid *bare, uint64_t origins_since, store_account_fn *, void *arg);
+void store_account_load(struct store_client *c, const struct jid *bare, uint64_t origins_since, store_account_fn *,
+                        void *arg);
 
-void store_roster_put(struct store_client *c, int64_t owner, const struct roster_item *it, store_done_fn *, void *arg); /* also sets roster_version */
-void store_roster_delete(struct store_client *c, int64_t owner, const char *contact, uint64_t version, store_done_fn *, void *arg); /* version too */
+void store_roster_put(struct store_client *c, int64_t owner, const struct roster_item *it, store_done_fn *,
+                      void *arg); /* also sets roster_version */
+void store_roster_delete(struct store_client *c, int64_t owner, const char *contact, uint64_t version, store_done_fn *,
+                         void *arg); /* version too */
 /* Replaces the whole list. */
-void store_blocked_set(struct store_client *c, int64_t owner, const char *const *jids, size_t n, store_done_fn *, void *arg);
+void store_blocked_set(struct store_client *c, int64_t owner, const char *const *jids, size_t n, store_done_fn *,
+                       void *arg);
 void store_mam_prefs_set(struct store_client *c, int64_t owner, const struct bytes *prefs, store_done_fn *, void *arg);
 
-/* Small named values of an account (private XML, vCard, ...): key is "namespace name" of the feature's choice. value NULL deletes. */
+/* Small named values of an account (private XML, vCard, ...): key is "namespace name" of the feature's choice. value
+ * NULL deletes. */
 typedef void store_value_fn(void *arg, enum err e, const struct bytes *value); /* ERR_NOT_FOUND with NULL */
 void store_value_get(struct store_client *c, int64_t owner, const char *key, store_value_fn *, void *arg);
-void store_value_set(struct store_client *c, int64_t owner, const char *key, struct bytes *value, store_done_fn *, void *arg);
+void store_value_set(struct store_client *c, int64_t owner, const char *key, struct bytes *value, store_done_fn *,
+                     void *arg);
 
 /* ---- archive and offline ---- */
 
@@ -111,17 +129,20 @@ enum {
 };
 
 struct archive_item {
-    uint64_t id;              /* ordered per owner: microseconds since 1970 << 4, at least last + 1 */
+    uint64_t id; /* ordered per owner: microseconds since 1970 << 4, at least last + 1 */
     uint8_t flags;
-    const char *peer;         /* the other side's JID, full when known */
-    uint64_t origin;          /* hash of (peer bare, origin-id); 0: none */
-    struct bytes *stanza;     /* canonical message as received by the owner, without our <stanza-id/>; shared, not copied */
-    uint64_t session, seq;    /* the sender's (session, seq): the session record's in_seq becomes at least seq in this transaction; session 0: none */
+    const char *peer;     /* the other side's JID, full when known */
+    uint64_t origin;      /* hash of (peer bare, origin-id); 0: none */
+    struct bytes *stanza; /* canonical message as received by the owner, without our <stanza-id/>; shared, not copied */
+    uint64_t session, seq; /* the sender's (session, seq): the session record's in_seq becomes at least seq in this
+                              transaction; session 0: none */
 };
-/* Group-committed; the hot path. The item is copied, the stanza referenced. ERR_EXISTS: the owner has this id already. */
-void store_archive_put(struct store_client *c, int64_t owner, const struct archive_item *it, store_done_fn *, void *arg);
-/* Raises the watermark (never lowers it) and removes ARCHIVE_HIDDEN rows at or below it. Loading an account looks at every
- * row above it, so raise it past what was sent too when nothing waits. */
+/* Group-committed; the hot path. The item is copied, the stanza referenced. ERR_EXISTS: the owner has this id already.
+ */
+void store_archive_put(struct store_client *c, int64_t owner, const struct archive_item *it, store_done_fn *,
+                       void *arg);
+/* Raises the watermark (never lowers it) and removes ARCHIVE_HIDDEN rows at or below it. Loading an account looks at
+ * every row above it, so raise it past what was sent too when nothing waits. */
 void store_watermark_set(struct store_client *c, int64_t owner, uint64_t id, store_done_fn *, void *arg);
 
 struct archive_query {
@@ -131,10 +152,10 @@ struct archive_query {
     const char *with;             /* NULL: all; bare JID: every resource of it; full: only that */
     const uint64_t *ids;          /* XEP-0313 ids filter; n_ids 0: none */
     size_t n_ids;
-    uint32_t max;                 /* rows wanted */
-    bool backwards;               /* the last max rows of the range instead of the first; result order is ascending all the same */
-    bool want_count;              /* total of the filter, ignoring after_id, before_id and max */
-    bool deliverable;             /* instead of MAM's view: ARCHIVE_DELIVER rows, hidden ones too (offline) */
+    uint32_t max;     /* rows wanted */
+    bool backwards;   /* the last max rows of the range instead of the first; result order is ascending all the same */
+    bool want_count;  /* total of the filter, ignoring after_id, before_id and max */
+    bool deliverable; /* instead of MAM's view: ARCHIVE_DELIVER rows, hidden ones too (offline) */
 };
 struct archive_row {
     uint64_t id;
@@ -152,8 +173,8 @@ void store_archive_has(struct store_client *c, int64_t owner, uint64_t id, store
 /* First and last row in MAM's view; ids 0 when empty. */
 typedef void store_meta_fn(void *arg, enum err e, uint64_t first_id, uint64_t last_id, uint64_t count);
 void store_archive_meta(struct store_client *c, int64_t owner, store_meta_fn *, void *arg);
-/* Deletes rows with id < before (of one owner, or of all with owner 0) that are not waiting for delivery; count by callback.
- * Goes in steps between the batches of others. */
+/* Deletes rows with id < before (of one owner, or of all with owner 0) that are not waiting for delivery; count by
+ * callback. Goes in steps between the batches of others. */
 typedef void store_count_fn(void *arg, enum err e, uint64_t n);
 void store_archive_purge(struct store_client *c, int64_t owner, uint64_t before, store_count_fn *, void *arg);
 

@@ -114,9 +114,9 @@ struct store_driver {
     const char *name;
     /* Fills in the installation's secret. On error *why as in store_open. */
     enum err (*open)(const struct store_config *c, void **db, uint8_t secret[32], char **why);
-    /* Takes *r. Any worker's thread; must neither block nor complete inside the call in a way that runs callbacks
-     * (store_complete never does). */
-    void (*submit)(void *db, struct store_req *r);
+    /* Takes the requests from first to last, linked by next. Any worker's thread; must neither block nor complete
+     * inside the call in a way that runs callbacks (store_complete never does). */
+    void (*submit)(void *db, struct store_req *first, struct store_req *last);
     /* Finishes what was submitted. */
     void (*close)(void *db);
 };

@@ -3,6 +3,7 @@
 #include "buf.h"
 #include "err.h"
 #include "log.h"
+#include "metrics.h"
 #include "tls_ssl.h"
 
 #include <arpa/inet.h>
@@ -252,6 +253,7 @@ static bool send_some(struct conn *c)
         return false;
     }
     size_t sent = n < 0 ? 0 : (size_t)n;
+    metric_add(M_BYTES_OUT_TOTAL, (int64_t)sent);
     if (b == &c->wire) {
         buf_consume(b, sent);
     } else {
@@ -626,6 +628,8 @@ static void on_readable(struct conn *c)
             want = c->tokens;
     }
     ssize_t n = read(c->fd, c->io->raw, want);
+    if (n > 0)
+        metric_add(M_BYTES_IN_TOTAL, n);
     if (n < 0) {
         if (errno != EAGAIN && errno != EINTR)
             finish(c, c->write_errno ? CONN_WRITE_FAILED : CONN_RESET);
@@ -648,6 +652,8 @@ static void on_readable(struct conn *c)
 static void discard(struct conn *c)
 {
     ssize_t n = read(c->fd, c->io->raw, RAW);
+    if (n > 0)
+        metric_add(M_BYTES_IN_TOTAL, n);
     if (!n)
         c->eof = 1;
     else if (n < 0 && errno != EAGAIN && errno != EINTR)

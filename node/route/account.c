@@ -54,6 +54,7 @@ static void account_free(struct account *a)
     CHECK(!a->pins && !a->session_count && !a->wait_head, "account %s is in use", a->jid->s);
     lru_leave(a);
     hash_remove(&s->accounts, &a->node);
+    metric_add(M_ACCOUNTS, -1);
     account_clear(a);
     jid_free(&a->jid);
     free(a);
@@ -140,6 +141,7 @@ struct account *account_get(struct sm *s, const struct jid *bare)
     a->wait_tail = &a->wait_head;
     list_init(&a->sessions);
     hash_insert(&s->accounts, &a->node, bare->hash);
+    metric_add(M_ACCOUNTS, 1);
     account_pin(a);
     store_account_load(s->store, a->jid, mailbox_origins_since(loop_unix_us(s->loop)), on_loaded, a);
     return a;

@@ -632,13 +632,15 @@ static enum err run(struct memory *m, struct store_req *r)
     }
 }
 
-static void memory_submit(void *db, struct store_req *r)
+static void memory_submit(void *db, struct store_req *first, struct store_req *last)
 {
+    (void)last;
     struct memory *m = db;
     pthread_mutex_lock(&m->lock);
-    r->err = run(m, r);
+    for (struct store_req *r = first; r; r = r->next)
+        r->err = run(m, r);
     pthread_mutex_unlock(&m->lock);
-    store_complete(r);
+    store_complete(first);
 }
 
 static enum err memory_open(const struct store_config *c, void **db, uint8_t secret[32], char **why)

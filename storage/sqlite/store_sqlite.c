@@ -259,12 +259,12 @@ static void *run(void *arg)
     return NULL;
 }
 
-static void sqlite_submit(void *db, struct store_req *r)
+static void sqlite_submit(void *db, struct store_req *first, struct store_req *last)
 {
     struct driver *v = db;
     pthread_mutex_lock(&v->lock);
-    *v->tail = r;
-    v->tail = &r->next;
+    *v->tail = first;
+    v->tail = &last->next;
     bool wake = v->idle;
     v->idle = false; /* once is enough */
     pthread_mutex_unlock(&v->lock);

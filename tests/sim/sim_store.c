@@ -35,7 +35,7 @@ void sim_store_commit(size_t n)
         r->next = NULL;
         r->err = queue.dead ? ERR_IO : queue.fault ? queue.fault(queue.fault_arg, r) : OK;
         if (r->err == OK)
-            memory_submit(queue.db, r);
+            memory_submit(queue.db, r, r);
         else
             store_complete(r);
     }
@@ -54,13 +54,13 @@ static enum err sim_open(const struct store_config *c, void **db, uint8_t secret
     return e;
 }
 
-static void sim_submit(void *db, struct store_req *r)
+static void sim_submit(void *db, struct store_req *first, struct store_req *last)
 {
     (void)db;
-    r->next = NULL;
-    *queue.tail = r;
-    queue.tail = &r->next;
-    queue.count++;
+    *queue.tail = first;
+    queue.tail = &last->next;
+    for (; first; first = first->next)
+        queue.count++;
 }
 
 static void sim_close(void *db)

@@ -1,4 +1,5 @@
 /* One suite for every driver: what store.h promises. */
+#include "metrics.h"
 #include "store_fixture.h"
 
 #include <pthread.h>
@@ -740,6 +741,31 @@ static void test_order(void **state)
         assert_int_equal(calls[i].e, OK);
 }
 
+/* What is held goes in one piece, in order, and not before the release. */
+static void test_hold(void **state)
+{
+    struct worker *w = worker_of(state);
+    enum { N = 40 };
+    int64_t owner = new_owner(w, "alice@a.example");
+    struct ordered o = {.w = w, .total = N};
+    struct ordered_call calls[N];
+    store_hold(w->c);
+    for (unsigned i = 0; i < N; i++) {
+        calls[i] = (struct ordered_call){.o = &o, .number = i};
+        put_async(w, owner, item(1 + i, 0, "b@b.example"), on_ordered, &calls[i]);
+    }
+    int64_t before = metric_read(M_STORE_BATCH_TOTAL);
+    usleep(20000); /* a driver that had them would have run them */
+    assert_int_equal(o.next, 0);
+    assert_int_equal(metric_read(M_STORE_BATCH_TOTAL), before);
+    store_release(w->c);
+    while (o.next < N)
+        loop_run(w->loop);
+    for (unsigned i = 0; i < N; i++)
+        assert_int_equal(calls[i].e, OK);
+    assert_true(metric_read(M_STORE_BATCH_TOTAL) <= before + 1);
+}
+
 static void test_busy(void **state)
 {
     struct fixture *f = *state;
@@ -932,6 +958,7 @@ int main(void)
         ON_ALL(test_session_seq_in_batch),
         ON_ALL(test_sessions_expire),
         ON_ALL(test_order),
+        ON_ALL(test_hold),
         ON_ALL(test_busy),
         ON_ALL(test_retry_from_callback),
         ON_ALL(test_threads),
