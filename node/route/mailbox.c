@@ -187,9 +187,12 @@ static void watermark_dirty(struct mailbox *m)
 /* The watermark may reach just below the first message that has not arrived, wherever that one is now. */
 static void watermark_advance(struct mailbox *m)
 {
+    uint64_t backlog = m->backlog_from;
+    if (m->backlog_next && (!backlog || m->backlog_next < backlog))
+        backlog = m->backlog_next;
     /* Arrived ones above the backlog stay, so that reading the backlog skips them. */
     while (m->inflight_count && m->inflight[m->inflight_off].arrived &&
-           (!m->backlog_from || m->inflight[m->inflight_off].id < m->backlog_from)) {
+           (!backlog || m->inflight[m->inflight_off].id < backlog)) {
         m->inflight_off++;
         m->inflight_count--;
     }
@@ -201,10 +204,8 @@ static void watermark_advance(struct mailbox *m)
         m->inflight = NULL;
         m->inflight_off = m->inflight_cap = 0;
     }
-    if (m->backlog_from && m->backlog_from < first)
-        first = m->backlog_from;
-    if (m->backlog_next && m->backlog_next < first)
-        first = m->backlog_next;
+    if (backlog && backlog < first)
+        first = backlog;
     uint64_t queued = queue_first(m);
     if (queued && queued < first)
         first = queued;
@@ -219,17 +220,11 @@ static void on_watermark(void *arg, enum err e)
     struct account *a = arg;
     if (e != OK)
         log_warn(&a->sm->log, "watermark-not-written", "jid", a->jid->s, "error", err_name(e));
-    if (e != OK && e != ERR_NOT_FOUND)
+    if (e != OK && e != ERR_NOT_FOUND) {
+        a->mailbox->stored_watermark = 0;
         watermark_dirty(a->mailbox); /* again at the next flush, or the messages come again after a restart */
+    }
     account_unpin(a);
-}
-
-void mailbox_write_watermark(struct mailbox *m)
-{
-    list_del(&m->dirty_link);
-    m->stored_watermark = m->watermark;
-    account_pin(m->account);
-    store_watermark_set(m->account->sm->store, m->account->owner, m->watermark, on_watermark, m->account);
 }
 
 static void backlog_go_on(struct mailbox *m);
@@ -293,6 +288,23 @@ static void backlog_offer(struct mailbox *m)
     struct session *se = m->backlog_from ? ready_session(m->account) : NULL;
     if (se)
         mailbox_session_ready(se);
+}
+
+void mailbox_write_watermark(struct mailbox *m)
+{
+    struct account *a = m->account;
+    account_pin(a);
+    list_del(&m->dirty_link);
+    if (m->read_again) {
+        m->read_again = false;
+        backlog_offer(m);
+    }
+    if (m->watermark != m->stored_watermark) {
+        m->stored_watermark = m->watermark;
+        account_pin(a);
+        store_watermark_set(a->sm->store, a->owner, m->watermark, on_watermark, a);
+    }
+    account_unpin(a); /* settles it when there was nothing to do */
 }
 
 static bool in_other_hands(const struct account *a, uint64_t id)
@@ -651,8 +663,11 @@ static void on_backlog(void *arg, enum err e, const struct archive_row *rows, si
     struct mailbox *m = d->mailbox;
     struct account *a = m->account;
     struct session *se = backlog_session(m, d->session);
-    if (e != OK)
+    if (e != OK) {
         log_warn(&a->sm->log, "offline-messages-not-read", "jid", a->jid->s, "error", err_name(e));
+        m->read_again = true;
+        watermark_dirty(m);
+    }
     for (size_t i = 0; i < n && se; i++) {
         backlog_give(m, se, &rows[i]);
         d->after = rows[i].id;

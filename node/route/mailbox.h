@@ -21,6 +21,7 @@ struct mailbox {
     struct list dirty_link; /* sm->dirty while the watermark is ahead of storage's */
     bool running;           /* the queue's head is being delivered: what it sends goes straight out */
     bool reading;           /* a backlog barrier is in the queue */
+    bool read_again;        /* reading the backlog failed: tried again at the next flush */
     uint64_t last_id, watermark, stored_watermark;
     uint64_t waiting; /* kept messages that have not arrived */
     uint64_t
