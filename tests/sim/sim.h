@@ -137,6 +137,7 @@ struct sim {
     struct sim_worker workers[SIM_WORKERS];
     struct sim_channel channels[SIM_WORKERS][SIM_WORKERS];
     bool mute; /* the node has crashed: what it says goes nowhere */
+    unsigned crashes;
     bool settling;
     unsigned storage_speed;                                      /* per mille of its turns */
     unsigned fault_put, fault_load, fault_find, fault_watermark; /* per mille */

@@ -93,7 +93,7 @@ void check_route(struct sim *s, struct envelope *e)
 static void check_order(struct sim *s, int k)
 {
     const struct sim_message *m = &s->messages[k];
-    if (m->to_resource >= 0 || m->bounced || s->read_failed)
+    if (m->to_resource >= 0 || m->bounced || s->read_failed || (s->crashes && !m->store))
         return;
     for (int i = k + 1; i < s->message_count; i++) {
         const struct sim_message *o = &s->messages[i];

@@ -257,6 +257,7 @@ static void network_clear(struct sim *s)
 void sim_crash(struct sim *s)
 {
     sim_log(s, "---- crash");
+    s->crashes++;
     s->mute = true;
     network_clear(s);
     sim_store_dead(true);
