@@ -169,6 +169,13 @@ void account_free_all(struct sm *s)
             struct session *se = container_of(list_first(&a->sessions), struct session, link);
             session_free(&se);
         }
+        while (a->wait_head) {
+            struct envelope *e = container_of(a->wait_head, struct envelope, msg);
+            a->wait_head = e->msg.next;
+            env_free(&e);
+        }
+        s->pins -= a->pins; /* of calls that storage did not answer in time: their callbacks will not run */
+        a->pins = 0;
         account_free(a);
     }
 }

@@ -6,7 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ORIGINS_MAX = 256, ORIGIN_MINUTES = 10, BACKLOG_PAGE = 100 };
+enum {
+    ORIGINS_MAX = 256,
+    ORIGIN_MINUTES = 10,
+    BACKLOG_PAGE = 100,
+    BACKLOG_WINDOW = 400,  /* messages of it a session may have in hand */
+    BACKLOG_WAIT_MS = 2000 /* for a session that takes none: then it goes on, until c2s gives the session up */
+};
 
 /* One thing in the queue. */
 struct delivery {
@@ -22,6 +28,8 @@ struct delivery {
     uint64_t origin;            /* RECEIVED, SENT: its key, 0: none */
     uint64_t after;             /* BACKLOG: what has been read */
     bool archive, keep, silent; /* silent: a repetition, only to be answered */
+    uint32_t window;            /* BACKLOG: reading pauses at so many in hand */
+    struct timer pause;
 };
 
 struct mailbox *mailbox_new(struct account *a, const struct account_data *d)
@@ -42,13 +50,23 @@ struct mailbox *mailbox_new(struct account *a, const struct account_data *d)
     return m;
 }
 
+static void delivery_free(struct mailbox *m, struct delivery *d)
+{
+    timer_stop(m->account->sm->loop, &d->pause);
+    list_del(&d->link);
+    env_free(&d->env);
+    bytes_unref(&d->bytes);
+    free(d);
+}
+
 void mailbox_free(struct mailbox **mp)
 {
     struct mailbox *m = *mp;
     *mp = NULL;
     if (!m)
         return;
-    CHECK(list_empty(&m->queue), "deliveries of %s are under way", m->account->jid->s);
+    list_for_each_safe (l, &m->queue) /* only at the end of sm: storage keeps what is to be kept */
+        delivery_free(m, container_of(l, struct delivery, link));
     list_del(&m->dirty_link);
     free(m->inflight);
     free(m->origins);
@@ -268,7 +286,7 @@ void mailbox_acked(struct session *se, uint64_t id)
         se->outstanding_off = se->outstanding_cap = 0;
     }
     watermark_advance(m);
-    if (m->paused && se->outstanding_count <= BACKLOG_PAGE / 2)
+    if (m->paused && se->outstanding_count <= BACKLOG_WINDOW / 2)
         backlog_go_on(m);
 }
 
@@ -475,9 +493,7 @@ static void delivery_finish(struct mailbox *m, struct delivery *d)
     case BACKLOG:
         break;
     }
-    env_free(&d->env);
-    bytes_unref(&d->bytes);
-    free(d);
+    delivery_free(m, d);
 }
 
 static void mailbox_run(struct mailbox *m)
@@ -656,6 +672,21 @@ static void backlog_give(struct mailbox *m, struct session *se, const struct arc
     bytes_unref(&b);
 }
 
+static void on_pause_over(void *arg)
+{
+    backlog_go_on(arg);
+}
+
+/* The next page when the session has taken some of what it has in hand. One that takes nothing must not hold up the
+ * account's other sessions for long. */
+static void backlog_pause(struct delivery *d, const struct session *se)
+{
+    struct mailbox *m = d->mailbox;
+    m->paused = d;
+    d->window = se->outstanding_count + BACKLOG_WINDOW;
+    timer_start(m->account->sm->loop, &d->pause, BACKLOG_WAIT_MS, on_pause_over, m);
+}
+
 static void on_backlog(void *arg, enum err e, const struct archive_row *rows, size_t n, bool more, int64_t total)
 {
     (void)total;
@@ -674,8 +705,8 @@ static void on_backlog(void *arg, enum err e, const struct archive_row *rows, si
     }
     if (e != OK || !se || !more)
         backlog_end(d, e == OK && se);
-    else if (se->outstanding_count > BACKLOG_PAGE)
-        m->paused = d; /* the next page when the session has taken some of this one */
+    else if (se->outstanding_count >= d->window)
+        backlog_pause(d, se);
     else
         backlog_read(d);
     account_unpin(a);
@@ -700,6 +731,7 @@ static void backlog_go_on(struct mailbox *m)
 {
     struct delivery *d = m->paused;
     m->paused = NULL;
+    timer_stop(m->account->sm->loop, &d->pause);
     backlog_read(d);
 }
 
@@ -717,5 +749,6 @@ void mailbox_session_ready(struct session *se)
     d->session = se->id;
     d->id = first ? first - 1 : m->last_id;
     d->after = m->backlog_from - 1;
+    d->window = BACKLOG_WINDOW;
     backlog_read(d);
 }

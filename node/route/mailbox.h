@@ -40,7 +40,7 @@ struct mailbox {
 };
 
 struct mailbox *mailbox_new(struct account *a, const struct account_data *d);
-void mailbox_free(struct mailbox **m); /* its queue must be empty */
+void mailbox_free(struct mailbox **m); /* no store call may come back any more */
 bool mailbox_idle(const struct mailbox *m);
 /* Archive id from which origin hashes are worth loading, at this time. */
 uint64_t mailbox_origins_since(uint64_t unix_us);

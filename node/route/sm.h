@@ -104,7 +104,7 @@ struct sm {
 
 struct sm *sm_new(struct loop *l, struct store_client *st, const struct config *c, const uint8_t secret[32],
                   const struct module *const *modules, sm_send_fn *send, void *arg);
-/* All store calls must have come back (drive the loop until sm_idle). */
+/* Drive the loop until sm_idle before, so that storage has all; what is still under way is dropped. */
 void sm_free(struct sm **s);
 void sm_config(struct sm *s, const struct config *c);
 bool sm_idle(const struct sm *s); /* nothing under way */

@@ -310,3 +310,39 @@ def test_many_offline_messages(sender, login, account, sm):
     assert got == list(range(count))
     sender.message(who.jid, "live")
     assert text(raw.expect("message", type="chat"), "body") == "live"
+
+
+@pytest.mark.rookery
+def test_reader_that_acknowledges_nothing(sender, login, account):
+    """It does not hold up the account's other sessions for long, nor the server's end."""
+    who, count = account(), 900
+    for i in range(count):
+        sender.message(who.jid, str(i))
+    sender.request("get", "<ping xmlns='urn:xmpp:ping'/>", to=who.jid)
+    mute = login(who)
+    mute.answer_acks = False
+    mute.enable_sm()
+    mute.send("<presence/>")
+    for i in range(400):
+        assert text(mute.expect("message", type="chat"), "body") == str(i)
+    other = login(who, presence=True)
+    sender.message(who.jid, "live")
+    assert text(other.expect("message", type="chat", timeout=15), "body") == "live"
+
+
+@pytest.mark.rookery
+def test_stop_while_a_reader_is_waited_for(new_server, login, account):
+    server = new_server()
+    a, who = login(account(at=server), at=server), account(at=server)
+    for i in range(900):
+        a.message(who.jid, str(i))
+    a.request("get", "<ping xmlns='urn:xmpp:ping'/>", to=who.jid)
+    mute = login(who, at=server)
+    mute.answer_acks = False
+    mute.enable_sm()
+    mute.send("<presence/>")
+    for i in range(400):
+        mute.expect("message", type="chat")
+    server.restart()
+    again = login(who, at=server, presence=True)
+    assert [text(again.expect("message", type="chat"), "body") for _ in range(900)] == [str(i) for i in range(900)]
