@@ -1,8 +1,10 @@
 #include "c2s.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 struct held {
     struct list link;
@@ -55,10 +57,24 @@ void c2s_deadline(struct c2s *c, uint32_t ms)
 
 static void on_task(void *arg);
 
+/* The kernel gives the lowest free descriptor, so its number says how full the table is. Before it is full the oldest
+ * unauthenticated connection goes: a login takes far less time than it takes to grow old in a crowd. */
+static void make_room(struct edge *e, int fd)
+{
+    struct list *oldest = list_first(&e->strangers);
+    if (fd < e->crowded_fd || !oldest)
+        return;
+    struct c2s *c = container_of(oldest, struct c2s, stranger_link);
+    log_info(&c->log, "closed", "peer", conn_peer(c->conn), "why",
+             "not authenticated, and descriptors are running out");
+    c2s_end(c);
+}
+
 void edge_accept(struct edge *e, int fd, const struct sockaddr *peer, enum listen_mode mode)
 {
     struct c2s *c = xcalloc(1, sizeof *c);
     const struct config *cf = e->config;
+    make_room(e, fd);
     c->edge = e;
     c->mode = mode;
     do
@@ -80,6 +96,7 @@ void edge_accept(struct edge *e, int fd, const struct sockaddr *peer, enum liste
         return;
     }
     log_debug(&c->log, "accepted", "peer", conn_peer(c->conn));
+    list_add_tail(&e->strangers, &c->stranger_link);
     timer_start(e->loop, &c->total, cf->c2s.unauthenticated_ms, on_total, c);
     if (mode == LISTEN_TLS) {
         c->state = C2S_TLS;
@@ -122,6 +139,7 @@ void c2s_later(struct c2s *c)
 void c2s_uncount(struct c2s *c)
 {
     timer_stop(c->edge->loop, &c->total);
+    list_del(&c->stranger_link);
     if (c->counted && c->conn)
         ip_leave(c->edge->ips, conn_peer_addr(c->conn));
     c->counted = false;
@@ -570,6 +588,10 @@ struct edge *edge_new(const struct edge *init)
     struct edge *e = xmalloc(sizeof *e);
     *e = *init;
     e->streams = (struct hash_table){0};
+    list_init(&e->strangers);
+    struct rlimit r;
+    e->crowded_fd =
+        getrlimit(RLIMIT_NOFILE, &r) || r.rlim_cur > INT_MAX ? INT_MAX : (int)(r.rlim_cur - r.rlim_cur / 10);
     e->tls = e->tls ? tls_ref(e->tls) : NULL;
     return e;
 }

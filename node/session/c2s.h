@@ -54,7 +54,8 @@ struct c2s_session {
 };
 
 struct c2s {
-    struct hash_node node; /* edge->streams by session.id */
+    struct hash_node node;     /* edge->streams by session.id */
+    struct list stranger_link; /* edge->strangers until authenticated */
     struct edge *edge;
     struct log log;
     struct conn *conn;

@@ -40,6 +40,8 @@ struct edge {
     const struct edge_ops *ops;
     void *arg;
     struct hash_table streams; /* struct c2s by id */
+    struct list strangers;     /* those of them that are not authenticated, oldest first */
+    int crowded_fd;            /* descriptors from here on mean that few are left */
 };
 
 /* The edge takes no ownership of what is in the fields of *init; tls is referenced. */

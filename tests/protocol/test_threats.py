@@ -8,6 +8,8 @@ import time
 import pytest
 from OpenSSL import SSL
 
+import rig
+from conftest import stop_cleanly
 from raw import NS, Raw, StreamClosed, Timeout, condition, every, get, new_id, qname, text
 from test_rfc6120_sasl import auth, b64
 from test_xep_small import INFO
@@ -170,6 +172,30 @@ def test_5_shape_limits(login, what):
               "attributes": "<message " + " ".join(f"a{i}='1'" for i in range(100)) + "/>",
               "children": "<message>" + "<a/>" * 11_000 + "</message>"}[what])
     raw.expect_close({"policy-violation", "restricted-xml"})
+
+
+@pytest.mark.rookery
+@pytest.mark.parametrize("tls", [False, True])
+def test_5_more_half_open_connections_than_descriptors(login, account, tls):
+    """The oldest strangers make room; whoever is logged in stays."""
+    server, sockets = rig.new_server(), []
+    command = server.command()
+    server.command = lambda: ["prlimit", "--nofile=250:250", *command]
+    try:
+        who = account(at=server.start())
+        first = login(who, at=server)
+        for i in range(600):
+            sockets.append(socket.create_connection(("127.0.0.1", server.tls_port if tls else server.port), 5))
+            if i % 60 == 59:
+                start = time.monotonic()
+                login(who, at=server).close()
+                assert time.monotonic() - start < 5, i
+        first.ping()
+        stop_cleanly(server)
+    finally:
+        for s in sockets:
+            s.close()
+        server.remove()
 
 
 @pytest.mark.rookery
