@@ -1,10 +1,15 @@
 #include "c2s.h"
 
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+
+enum { LINGER_MS = 2000, OTHER_DESCRIPTORS = 32 };
+
+static atomic_long open_connections; /* of all workers: descriptors are the process's */
 
 struct held {
     struct list link;
@@ -55,18 +60,39 @@ void c2s_deadline(struct c2s *c, uint32_t ms)
     timer_start(c->edge->loop, &c->deadline, ms, on_deadline, c);
 }
 
+void c2s_uncount(struct c2s *c)
+{
+    timer_stop(c->edge->loop, &c->total);
+    list_del(&c->stranger_link);
+    if (c->counted && c->conn)
+        ip_leave(c->edge->ips, conn_peer_addr(c->conn));
+    c->counted = false;
+}
+
+/* The socket goes; what is pending is written first, for at most so long. */
+static void drop_connection(struct c2s *c, unsigned linger_ms)
+{
+    c2s_uncount(c);
+    if (!c->conn)
+        return;
+    conn_close(&c->conn, linger_ms);
+    atomic_fetch_sub(&open_connections, 1);
+    metric_add(M_CONNECTIONS, -1);
+}
+
 static void on_task(void *arg);
 
-/* The kernel gives the lowest free descriptor, so its number says how full the table is. Before it is full the oldest
- * unauthenticated connection goes: a login takes far less time than it takes to grow old in a crowd. */
-static void make_room(struct edge *e, int fd)
+/* Before descriptors run out the oldest unauthenticated connection goes: a login takes far less time than it takes to
+ * grow old in a crowd. */
+static void make_room(struct edge *e)
 {
     struct list *oldest = list_first(&e->strangers);
-    if (fd < e->crowded_fd || !oldest)
+    if (atomic_load(&open_connections) < e->crowded || !oldest)
         return;
     struct c2s *c = container_of(oldest, struct c2s, stranger_link);
     log_info(&c->log, "closed", "peer", conn_peer(c->conn), "why",
              "not authenticated, and descriptors are running out");
+    drop_connection(c, 0); /* its descriptor is needed now */
     c2s_end(c);
 }
 
@@ -74,7 +100,8 @@ void edge_accept(struct edge *e, int fd, const struct sockaddr *peer, enum liste
 {
     struct c2s *c = xcalloc(1, sizeof *c);
     const struct config *cf = e->config;
-    make_room(e, fd);
+    make_room(e);
+    atomic_fetch_add(&open_connections, 1);
     c->edge = e;
     c->mode = mode;
     do
@@ -136,25 +163,6 @@ void c2s_later(struct c2s *c)
     loop_later(c->edge->loop, &c->task);
 }
 
-void c2s_uncount(struct c2s *c)
-{
-    timer_stop(c->edge->loop, &c->total);
-    list_del(&c->stranger_link);
-    if (c->counted && c->conn)
-        ip_leave(c->edge->ips, conn_peer_addr(c->conn));
-    c->counted = false;
-}
-
-/* The socket goes; what is pending is written first. */
-static void drop_connection(struct c2s *c)
-{
-    c2s_uncount(c);
-    if (!c->conn)
-        return;
-    conn_close(&c->conn, 2000);
-    metric_add(M_CONNECTIONS, -1);
-}
-
 void c2s_end(struct c2s *c)
 {
     if (c->state == C2S_DEAD)
@@ -167,7 +175,7 @@ void c2s_end(struct c2s *c)
     }
     if (c->conn && c->header_sent)
         c2s_write_text(c, "</stream:stream>");
-    drop_connection(c);
+    drop_connection(c, LINGER_MS);
     c->state = C2S_DEAD;
     c2s_later(c);
 }
@@ -176,7 +184,7 @@ void c2s_lost(struct c2s *c, const char *why)
 {
     log_info(&c->log, "closed", "why", why);
     if (c->state == C2S_BOUND && c->session.sm && c->session.resumable && !c->peer_closed) {
-        drop_connection(c);
+        drop_connection(c, LINGER_MS);
         c2s_sm_detach(c);
         return;
     }
@@ -590,8 +598,8 @@ struct edge *edge_new(const struct edge *init)
     e->streams = (struct hash_table){0};
     list_init(&e->strangers);
     struct rlimit r;
-    e->crowded_fd =
-        getrlimit(RLIMIT_NOFILE, &r) || r.rlim_cur > INT_MAX ? INT_MAX : (int)(r.rlim_cur - r.rlim_cur / 10);
+    long limit = getrlimit(RLIMIT_NOFILE, &r) || r.rlim_cur > LONG_MAX ? LONG_MAX : (long)r.rlim_cur;
+    e->crowded = limit - limit / 10 - OTHER_DESCRIPTORS;
     e->tls = e->tls ? tls_ref(e->tls) : NULL;
     return e;
 }

@@ -41,7 +41,7 @@ struct edge {
     void *arg;
     struct hash_table streams; /* struct c2s by id */
     struct list strangers;     /* those of them that are not authenticated, oldest first */
-    int crowded_fd;            /* descriptors from here on mean that few are left */
+    long crowded;              /* with so many connections in the process few descriptors are left */
 };
 
 /* The edge takes no ownership of what is in the fields of *init; tls is referenced. */
