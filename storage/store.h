@@ -82,6 +82,8 @@ struct roster_item {
     size_t group_count;
 };
 
+enum { STORE_ORIGINS_MAX = 4096 };
+
 /* One operation loads it all; valid during the callback. */
 struct account_data {
     int64_t owner;      /* key for all calls below */
@@ -94,8 +96,8 @@ struct account_data {
     const struct bytes *mam_prefs; /* opaque to storage; NULL: defaults */
     const char *const *blocked;    /* JIDs as in XEP-0191 */
     size_t blocked_count;
-    const uint64_t
-        *origins; /* origin hashes (non-zero) of messages with id >= origins_since, newest last, at most 256 */
+    const uint64_t *origins; /* origin hashes (non-zero) of messages with id >= origins_since, newest last, at most
+                                STORE_ORIGINS_MAX */
     size_t origin_count;
 };
 typedef void store_account_fn(void *arg, enum err e,

@@ -148,9 +148,6 @@ const char *const *store_strings_copy(struct arena *a, const char *const *s, siz
 struct bytes *store_strings_pack(struct arena *a, const char *const *s, size_t n);
 struct store_list store_strings_unpack(struct arena *a, const char *p, size_t n);
 
-/* Origin hashes an account_load gives at most. */
-enum { STORE_ORIGINS_MAX = 256 };
-
 enum { STORE_CREDENTIALS_PACKED = SCRAM_HASHES * (4 + SCRAM_SALT_LEN + 2 * SCRAM_KEY_MAX) };
 void store_credentials_pack(const struct credentials *cr, uint8_t out[STORE_CREDENTIALS_PACKED]);
 /* Hashes that the block does not have are left without keys: it may come from an older version. */

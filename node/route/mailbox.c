@@ -7,7 +7,6 @@
 #include <string.h>
 
 enum {
-    ORIGINS_MAX = 256,
     ORIGIN_MINUTES = 10,
     BACKLOG_PAGE = 100,
     BACKLOG_WINDOW = 400,  /* messages of it a session may have in hand */
@@ -42,9 +41,9 @@ struct mailbox *mailbox_new(struct account *a, const struct account_data *d)
     m->waiting = d->waiting;
     m->backlog_from = d->waiting ? d->watermark + 1 : 0;
     if (d->origin_count) {
-        m->origin_cap = ORIGINS_MAX;
-        m->origins = xcalloc(ORIGINS_MAX, sizeof *m->origins);
-        for (size_t i = 0; i < d->origin_count && i < ORIGINS_MAX; i++)
+        m->origin_cap = (uint16_t)d->origin_count;
+        m->origins = xcalloc(d->origin_count, sizeof *m->origins);
+        for (size_t i = 0; i < d->origin_count; i++)
             m->origins[m->origin_count++] = (struct origin){d->origins[i], d->last_id};
     }
     return m;
@@ -102,9 +101,14 @@ static uint64_t origin_key(const struct jid *peer, uint64_t origin, bool sent)
     return hash_stable(key, sizeof key) | 1;
 }
 
+static uint64_t origins_since(const struct mailbox *m)
+{
+    return mailbox_origins_since(loop_unix_us(m->account->sm->loop));
+}
+
 static bool origin_seen(const struct mailbox *m, uint64_t key)
 {
-    uint64_t since = mailbox_origins_since(loop_unix_us(m->account->sm->loop));
+    uint64_t since = origins_since(m);
     for (unsigned i = 0; i < m->origin_count; i++)
         if (m->origins[i].hash == key && m->origins[i].id >= since)
             return true;
@@ -113,8 +117,12 @@ static bool origin_seen(const struct mailbox *m, uint64_t key)
 
 static void origin_add(struct mailbox *m, uint64_t key, uint64_t id)
 {
-    if (m->origin_count == m->origin_cap && m->origin_cap < ORIGINS_MAX) {
-        m->origin_cap = m->origin_cap ? m->origin_cap * 2 : 8;
+    bool full = m->origin_count == m->origin_cap;
+    /* Grows only while the oldest may still be asked for. */
+    if (full && m->origin_cap < STORE_ORIGINS_MAX &&
+        (!m->origin_cap || m->origins[m->origin_at].id >= origins_since(m))) {
+        unsigned cap = m->origin_cap ? m->origin_cap * 2u : 8;
+        m->origin_cap = (uint16_t)(cap < STORE_ORIGINS_MAX ? cap : STORE_ORIGINS_MAX);
         m->origins = xrealloc(m->origins, m->origin_cap * sizeof *m->origins);
     }
     if (m->origin_count < m->origin_cap) {
