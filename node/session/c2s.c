@@ -448,6 +448,12 @@ static void on_element(void *arg, struct arena **arena, struct xml *x)
     arena_free(arena);
 }
 
+static void close_by_peer(struct c2s *c)
+{
+    log_info(&c->log, "closed", "why", "by the client");
+    c2s_end(c);
+}
+
 static void on_close(void *arg)
 {
     struct c2s *c = arg;
@@ -456,8 +462,7 @@ static void on_close(void *arg)
     c->peer_closed = true;
     if (c->waiting || !list_empty(&c->held))
         return; /* what came before it is still under way */
-    log_info(&c->log, "closed", "why", "by the client");
-    c2s_end(c);
+    close_by_peer(c);
 }
 
 static const struct xml_stream_ops xml_ops = {on_open, on_element, on_close};
@@ -482,7 +487,7 @@ void c2s_go_on(struct c2s *c)
     if (c->waiting || c->state == C2S_DEAD)
         return;
     if (c->peer_closed)
-        c2s_end(c);
+        close_by_peer(c);
     else if (c->conn && !c->paused && !c->moving)
         conn_resume(c->conn);
 }

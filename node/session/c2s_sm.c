@@ -315,6 +315,7 @@ void c2s_resumed(struct c2s *c, const struct envelope *e)
     c2s_stream_error(old, STREAM_CONFLICT, "resumed elsewhere");
     c->state = C2S_BOUND;
     c->resuming = true;
+    c2s_alive(c); /* the time for binding is over; how long commits take is not the client's fault */
     resume_finish(c);
 }
 
@@ -343,7 +344,6 @@ static void resume_finish(struct c2s *c)
         conn_write_bytes(c->conn, item(s, i)->bytes);
     metric_add(M_RESUMED_TOTAL, 1);
     log_info(&c->log, "resumed", "jid", s->jid->s, "peer", conn_peer(c->conn));
-    c2s_alive(c);
     ask(c);
     c2s_go_on(c);
 }
