@@ -34,14 +34,21 @@ enum env_kind {
     ENV_ACKED,   /* all that was delivered to this session up to archive id `id` has arrived */
     ENV_CLOSE,   /* the session is over */
     ENV_CALL,    /* call(call_arg, account) on the home's thread; inside one process only (control commands) */
+    ENV_REGISTER, /* jid: full; a bound session tells a home that does not know it, or knows it elsewhere, all about it:
+                     see struct registration */
     /* sm -> c2s at env->to, for env->session */
     ENV_KEYS,      /* code: enum err; flags: 1 when the account exists; bytes: struct scram_keys */
     ENV_BOUND,     /* code: 0, or 1 + enum stanza_error; jid: the full JID */
     ENV_RESUMED,   /* code: enum err; id: with OK the session to take over, else the durable h or UINT64_MAX for none */
-    ENV_COMMITTED, /* stanza seq is handled here; a stanza that went two ways needs two */
-    ENV_DELIVER,   /* bytes: a stanza for the client; id: its archive id, 0: not tracked */
+    ENV_COMMITTED, /* stanza seq is handled here; code: the enum env_kind it came as, 0: it went one way only */
+    ENV_DELIVER,   /* bytes: a stanza for the client; id: its archive id, 0: not tracked; seq: the watermark in storage,
+                      all below it never comes again; reg: the registration it was sent under */
     ENV_KICK,      /* code: enum stream_error; close the stream */
     ENV_BLOCKED,   /* bytes: the account's blocking list, one JID a line; c2s refuses stanzas to them (XEP-0191) */
+    ENV_STATE,     /* bytes: what the home knows of the session, for ENV_REGISTER; c2s keeps it unread */
+    ENV_YIELD,     /* the session moves to stream `id` at `from`: give it away with ENV_TAKEOVER and end */
+    /* c2s -> c2s */
+    ENV_TAKEOVER, /* code: enum err; bytes: the session, a value (c2s_pack.c); session: the stream that resumes it */
 };
 
 /* What a message asks for; computed once by c2s (message_flags), so that nobody on the way parses XML. */
@@ -54,6 +61,11 @@ enum {
     MSG_SELF_TOO = 32, /* the sender's home gets an ENV_SELF of it as well */
 };
 
+/* ENV_REGISTER's flags. */
+enum {
+    REG_HOME_DIED = 1, /* the home before is gone: what it had not told anybody is to be told again (presence) */
+};
+
 struct envelope {
     struct inbox_msg msg; /* free for whoever holds the envelope */
     struct arena *arena;  /* owns the envelope and its strings */
@@ -61,6 +73,7 @@ struct envelope {
     struct addr from, to; /* from: where answers go */
     uint64_t session, seq, id;
     uint32_t code, flags;
+    uint64_t reg;    /* BIND is registration 0, each ENV_REGISTER of a session counts on */
     uint64_t origin; /* messages: hash of XEP-0359 origin-id, 0: none */
     enum stanza_kind stanza_kind;
     enum stanza_type stanza_type;
