@@ -2,6 +2,7 @@
 
 #include "err.h"
 
+#include <endian.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,7 @@ static uint64_t siphash(const void *data, size_t n, uint64_t k0, uint64_t k1)
     for (; left >= 8; left -= 8, p += 8) {
         uint64_t m;
         memcpy(&m, p, 8);
+        m = le64toh(m);
         v[3] ^= m;
         sip_round(v);
         v[0] ^= m;
