@@ -1,4 +1,5 @@
 /* The front of storage: requests out to the driver, callbacks back in order. What is stored how is the driver's. */
+#include "hash.h"
 #include "metrics.h"
 #include "store_driver.h"
 
@@ -94,6 +95,9 @@ static void req_answer(struct store_req *r)
         return;
     case OP_SESSION_FIND:
         r->fn.session(r->arg, r->err, ok ? &r->out.session : NULL);
+        return;
+    case OP_SESSION_JIDS:
+        r->fn.sessions(r->arg, r->err, ok ? r->out.sessions.items : NULL, ok ? r->out.sessions.n : 0);
         return;
     default:
         r->fn.done(r->arg, r->err);
@@ -282,7 +286,9 @@ static bool id_valid(uint64_t id)
 
 static struct store_req *req_jid(struct store_client *c, enum store_op op, const struct jid *bare, void *arg)
 {
-    return req_new(c, op, bare->s, bare->bare_len, arg);
+    struct store_req *r = req_new(c, op, bare->s, bare->bare_len, arg);
+    r->slot = jid_slot(bare);
+    return r;
 }
 
 static struct store_req *req_owner(struct store_client *c, enum store_op op, int64_t owner, const char *text, void *arg)
@@ -488,24 +494,39 @@ void store_session_put(struct store_client *c, const struct session_record *rec,
 {
     struct store_req *r = req_new(c, OP_SESSION_PUT, rec->jid, strlen(rec->jid), arg);
     r->fn.done = fn;
+    r->slot = (unsigned)(hash_stable(rec->jid, store_bare_len(rec->jid)) % RING_SLOTS);
     r->in.session = *rec;
     r->in.session.jid = r->text;
     call(c, r);
 }
 
-void store_session_find(struct store_client *c, const uint8_t token_hash[32], store_session_fn *fn, void *arg)
+void store_session_find(struct store_client *c, const struct jid *bare, const uint8_t token_hash[32],
+                        store_session_fn *fn, void *arg)
 {
-    struct store_req *r = req_new(c, OP_SESSION_FIND, NULL, 0, arg);
+    struct store_req *r = req_jid(c, OP_SESSION_FIND, bare, arg);
     r->fn.session = fn;
     memcpy(r->in.token_hash, token_hash, sizeof r->in.token_hash);
     call(c, r);
 }
 
-void store_session_delete(struct store_client *c, uint64_t session, store_done_fn *fn, void *arg)
+void store_session_delete(struct store_client *c, const struct jid *bare, uint64_t session, store_done_fn *fn,
+                          void *arg)
 {
-    struct store_req *r = req_new(c, OP_SESSION_DELETE, NULL, 0, arg);
+    struct store_req *r = req_jid(c, OP_SESSION_DELETE, bare, arg);
     r->fn.done = fn;
     r->id = session;
+    call(c, r);
+}
+
+void store_session_jids(struct store_client *c, uint32_t node, uint64_t incarnation, uint64_t after_session,
+                        size_t limit, store_sessions_fn *fn, void *arg)
+{
+    struct store_req *r = req_new(c, OP_SESSION_JIDS, NULL, 0, arg);
+    r->fn.sessions = fn;
+    r->in.node.node = node;
+    r->in.node.incarnation = incarnation;
+    r->in.node.after = after_session;
+    r->in.node.limit = limit < INT32_MAX ? limit : INT32_MAX;
     call(c, r);
 }
 
@@ -592,6 +613,12 @@ void store_client_free(struct store_client **cp)
     c->head = NULL;
     c->tail = &c->head;
     client_settled(c, c->pending);
+}
+
+void store_fence_set(struct store *s, const struct store_fence *f)
+{
+    if (s->driver->fence)
+        s->driver->fence(s->db, f);
 }
 
 const uint8_t *store_secret(const struct store *s)

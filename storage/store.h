@@ -27,10 +27,12 @@ struct store;        /* one per process */
 struct store_client; /* one per worker: knows the inbox that gets the callbacks */
 
 struct store_config {
-    const char *driver;  /* "memory", "sqlite" */
-    const char *path;    /* sqlite: file; ":memory:" is not for production */
-    uint32_t max_queued; /* operations called whose callback has not run, all workers together; default 100,000 */
-    uint32_t max_batch;  /* operations per transaction; default 2,000 */
+    const char *driver;        /* "memory", "sqlite", "postgres" */
+    const char *path;          /* sqlite: file; ":memory:" is not for production */
+    uint32_t max_queued;       /* operations called whose callback has not run, all workers together; default 100,000 */
+    uint32_t max_batch;        /* operations per transaction; default 2,000 */
+    const char *const *shards; /* postgres: libpq conninfo of each shard, in the order of their slots */
+    size_t shard_count;        /* shard of a slot = slot * shard_count / RING_SLOTS */
 };
 
 /* Opens, creates or migrates the schema (schema version row; a database newer than the code is refused).
@@ -46,6 +48,22 @@ void store_client_free(struct store_client **c);
  * turn; do not nest. */
 void store_hold(struct store_client *c);
 void store_release(struct store_client *c);
+
+/* What this node may write: membership in the ring, as of an epoch. */
+struct store_fence {
+    uint32_t node;
+    uint64_t incarnation, epoch;
+    uint64_t slots[RING_SLOTS / 64]; /* bit s % 64 of word s / 64: this node is the home of slot s */
+};
+/*
+ * postgres: from the first call on every transaction of writes needs the row (node, incarnation, epoch) of table fence
+ * in its shard. When the row is missing, writes wait until a newer epoch is set here; then those of slots that are not
+ * this node's any more end with ERR_FENCED, unwritten, and the others are written. Writes for other slots end with
+ * ERR_FENCED at once. Accounts' creation, deletion and credentials come from administration and are bound to no slot;
+ * nor are purges. Without a fence, and with other drivers, nothing is checked: one node has the database alone.
+ * Any thread; copied. Epochs only grow within an incarnation.
+ */
+void store_fence_set(struct store *s, const struct store_fence *f);
 
 typedef void store_done_fn(void *arg, enum err e);
 
@@ -84,6 +102,11 @@ struct roster_item {
 
 enum { STORE_ORIGINS_MAX = 4096 };
 
+/* How far a sending session has come with this owner. */
+struct stream_mark {
+    uint64_t session, seq;
+};
+
 /* One operation loads it all; valid during the callback. */
 struct account_data {
     int64_t owner;      /* key for all calls below */
@@ -99,6 +122,11 @@ struct account_data {
     const uint64_t *origins; /* origin hashes (non-zero) of messages with id >= origins_since, newest last, at most
                                 STORE_ORIGINS_MAX */
     size_t origin_count;
+    const struct stream_mark *marks; /* the highest seq of each session among messages with id >= origins_since; of at
+                                        most STORE_ORIGINS_MAX sessions, those that sent last */
+    size_t mark_count;
+    const struct session_record *sessions; /* all of this account that have not expired */
+    size_t session_count;
 };
 typedef void store_account_fn(void *arg, enum err e,
                               const struct account_data *d); /* ERR_NOT_FOUND: no such account, d NULL */
@@ -136,8 +164,9 @@ struct archive_item {
     const char *peer;     /* the other side's JID, full when known */
     uint64_t origin;      /* hash of (peer bare, origin-id); 0: none */
     struct bytes *stanza; /* canonical message as received by the owner, without our <stanza-id/>; shared, not copied */
-    uint64_t session, seq; /* the sender's (session, seq): the session record's in_seq becomes at least seq in this
-                              transaction; session 0: none */
+    uint64_t session, seq; /* the sending c2s session and its number of the stanza: account_load's marks; session 0:
+                              none */
+    uint64_t handled; /* the record of `session` gets an in_seq of at least this in the same transaction; 0: none */
 };
 /* Group-committed; the hot path. The item is copied, the stanza referenced. ERR_EXISTS: the owner has this id already.
  */
@@ -180,20 +209,30 @@ void store_archive_meta(struct store_client *c, int64_t owner, store_meta_fn *, 
 typedef void store_count_fn(void *arg, enum err e, uint64_t n);
 void store_archive_purge(struct store_client *c, int64_t owner, uint64_t before, store_count_fn *, void *arg);
 
-/* ---- resumption records (XEP-0198) ---- */
+/* ---- session records: resumption (XEP-0198), and whose socket was on a dead node ---- */
 
 struct session_record {
     uint64_t session;       /* the session's id, unique for ever (drawn at random) */
-    uint8_t token_hash[32]; /* SHA-256 of the resumption id */
+    uint8_t token_hash[32]; /* SHA-256 of the resumption id; zeros: not resumable, never found by it */
     const char *jid;        /* full JID */
     uint64_t expires_unix;  /* seconds; older ones are removed now and then */
     uint64_t in_seq;        /* stanzas known to be handled */
+    uint32_t node;          /* where its socket is */
+    uint64_t incarnation;   /* of that node */
+    bool resumable;
 };
 /* A session that exists keeps its in_seq when that is higher. ERR_EXISTS: the token hash is another session's. */
 void store_session_put(struct store_client *c, const struct session_record *r, store_done_fn *, void *arg);
 typedef void store_session_fn(void *arg, enum err e, const struct session_record *r); /* ERR_NOT_FOUND */
-void store_session_find(struct store_client *c, const uint8_t token_hash[32], store_session_fn *, void *arg);
-void store_session_delete(struct store_client *c, uint64_t session, store_done_fn *, void *arg);
+/* Among the sessions of this account. */
+void store_session_find(struct store_client *c, const struct jid *bare, const uint8_t token_hash[32],
+                        store_session_fn *, void *arg);
+void store_session_delete(struct store_client *c, const struct jid *bare, uint64_t session, store_done_fn *, void *arg);
+/* Records that have not expired of sessions whose socket is on this incarnation of a node: at most limit, by ascending
+ * session id, after the given one (0: from the start). Fewer than limit: that was all. */
+typedef void store_sessions_fn(void *arg, enum err e, const struct session_record *r, size_t n);
+void store_session_jids(struct store_client *c, uint32_t node, uint64_t incarnation, uint64_t after_session,
+                        size_t limit, store_sessions_fn *, void *arg);
 
 /* One random secret per installation, made at creation: fake SCRAM salts, later dialback. Ready after store_open. */
 const uint8_t *store_secret(const struct store *s); /* 32 bytes */

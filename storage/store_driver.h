@@ -23,6 +23,7 @@ enum store_op {
     OP_ARCHIVE_HAS,
     OP_ARCHIVE_META,
     OP_SESSION_FIND,
+    OP_SESSION_JIDS,
     /* writes */
     OP_ACCOUNT_CREATE,
     OP_ACCOUNT_DELETE,
@@ -52,6 +53,11 @@ struct store_page {
     int64_t total;
 };
 
+struct store_sessions {
+    struct session_record *items;
+    size_t n;
+};
+
 struct store_meta {
     uint64_t first_id, last_id, count;
 };
@@ -73,11 +79,13 @@ struct store_req {
         store_meta_fn *meta;
         store_count_fn *count;
         store_session_fn *session;
+        store_sessions_fn *sessions;
     } fn;
     void *arg;
 
     /* What is asked. Unused fields are zero. */
-    int64_t owner;
+    int64_t owner;       /* calls about an account's data */
+    unsigned slot;       /* of calls that name a JID */
     struct bytes *bytes; /* a reference: stanza, value, preferences */
     uint64_t id; /* watermark, has, purge's before, load's origins_since, roster_delete's version, session_delete */
     union {
@@ -92,6 +100,11 @@ struct store_req {
         struct archive_query query;
         struct session_record session; /* jid is text */
         uint8_t token_hash[32];
+        struct {
+            uint32_t node;
+            uint64_t incarnation, after;
+            size_t limit;
+        } node;
     } in;
 
     /* The answer; everything it points to is in the arena. Read by store.c only when err is OK. */
@@ -105,6 +118,7 @@ struct store_req {
         struct store_meta meta;
         uint64_t count;
         struct session_record session;
+        struct store_sessions sessions;
     } out;
 
     char text[]; /* the one string most calls have: bare JID, domain, contact, value's key, peer, full JID */
@@ -117,6 +131,8 @@ struct store_driver {
     /* Takes the requests from first to last, linked by next. Any worker's thread; must neither block nor complete
      * inside the call in a way that runs callbacks (store_complete never does). */
     void (*submit)(void *db, struct store_req *first, struct store_req *last);
+    /* store_fence_set; NULL: the driver has no fence. */
+    void (*fence)(void *db, const struct store_fence *f);
     /* Finishes what was submitted. */
     void (*close)(void *db);
 };
@@ -152,6 +168,9 @@ enum { STORE_CREDENTIALS_PACKED = SCRAM_HASHES * (4 + SCRAM_SALT_LEN + 2 * SCRAM
 void store_credentials_pack(const struct credentials *cr, uint8_t out[STORE_CREDENTIALS_PACKED]);
 /* Hashes that the block does not have are left without keys: it may come from an older version. */
 void store_credentials_unpack(const uint8_t *p, size_t n, struct credentials *out);
+
+/* No token: a session that cannot be resumed. */
+bool store_token_none(const uint8_t token_hash[32]);
 
 /* Length of the bare part of a prepared JID. */
 size_t store_bare_len(const char *jid);

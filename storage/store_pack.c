@@ -83,6 +83,12 @@ void store_credentials_unpack(const uint8_t *p, size_t n, struct credentials *ou
     }
 }
 
+bool store_token_none(const uint8_t token_hash[32])
+{
+    static const uint8_t none[32];
+    return !memcmp(token_hash, none, sizeof none);
+}
+
 size_t store_bare_len(const char *jid)
 {
     return strcspn(jid, "/");

@@ -222,7 +222,7 @@ void session_end(struct session **sep)
         if ((*m)->session_close)
             (*m)->session_close(se);
     if (se->resumable)
-        store_session_delete(a->sm->store, se->id, sm_ignore, NULL);
+        store_session_delete(a->sm->store, a->jid, se->id, sm_ignore, NULL);
     list_del(&se->link);
     list_init(&se->link); /* unlinked: message_targets must not find it, session_free may */
     mailbox_session_gone(a, se);

@@ -578,11 +578,11 @@ static void enqueue(struct mailbox *m, int kind, struct message_ctx *cx, struct 
         .peer = kind == SENT ? d->env->target->s : d->env->sender->s,
         .origin = origin,
         .stanza = env_bytes(d->env),
+        .session = d->env->session,
+        .seq = d->env->seq,
     };
-    if (cx->session && cx->session->resumable) {
-        it.session = d->env->session;
-        it.seq = d->env->id; /* the handled prefix as c2s knew it */
-    }
+    if (cx->session && cx->session->resumable)
+        it.handled = d->env->id; /* the handled prefix as c2s knew it */
     account_pin(a);
     store_archive_put(a->sm->store, a->owner, &it, on_stored, d);
 }

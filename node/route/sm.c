@@ -240,7 +240,7 @@ static void handle_resume(struct account *a, struct envelope **ep)
     *w = (struct resume_wait){a, e};
     *ep = NULL;
     account_pin(a);
-    store_session_find(a->sm->store, (const uint8_t *)e->bytes->data, on_session_record, w);
+    store_session_find(a->sm->store, a->jid, (const uint8_t *)e->bytes->data, on_session_record, w);
 }
 
 /* What a client that comes back after a crash is told: XEP-0198's <failed h=''/>. */
@@ -252,6 +252,8 @@ static void session_record(struct session *se)
         .jid = se->jid->s,
         .expires_unix = loop_unix_us(s->loop) / 1000000 + RECORD_KEPT_S,
         .in_seq = se->handled,
+        .node = se->at.node,
+        .resumable = true,
     };
     memcpy(r.token_hash, se->token_hash, sizeof r.token_hash);
     store_session_put(s->store, &r, sm_ignore, NULL);

@@ -12,7 +12,7 @@
 #include <time.h>
 
 struct message {
-    uint64_t id, origin;
+    uint64_t id, origin, session, seq;
     uint8_t flags;
     char *peer;
     struct bytes *stanza;
@@ -90,10 +90,16 @@ static struct session_entry *session_of_token(struct memory *m, const uint8_t to
 {
     list_for_each (l, &m->sessions) {
         struct session_entry *s = container_of(l, struct session_entry, link);
-        if (!memcmp(s->record.token_hash, token_hash, 32))
+        if (!store_token_none(token_hash) && !memcmp(s->record.token_hash, token_hash, 32))
             return s;
     }
     return NULL;
+}
+
+static bool session_is_of(const struct session_entry *s, const char *bare)
+{
+    size_t n = strlen(bare);
+    return store_bare_len(s->jid) == n && !memcmp(s->jid, bare, n);
 }
 
 static struct entry *entry_find(struct list *head, const char *key)
@@ -207,10 +213,9 @@ static enum err account_delete(struct memory *m, struct store_req *r)
     struct account *a = account_of_jid(m, r->text);
     if (!a)
         return ERR_NOT_FOUND;
-    size_t n = strlen(a->jid);
     list_for_each_safe (l, &m->sessions) {
         struct session_entry *s = container_of(l, struct session_entry, link);
-        if (store_bare_len(s->jid) == n && !memcmp(s->jid, a->jid, n))
+        if (session_is_of(s, a->jid))
             session_free(s);
     }
     account_free(m, a);
@@ -239,6 +244,12 @@ static enum err credentials_get(struct memory *m, struct store_req *r)
 static int string_order(const void *a, const void *b)
 {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static int session_order(const void *a, const void *b)
+{
+    uint64_t x = ((const struct session_record *)a)->session, y = ((const struct session_record *)b)->session;
+    return x < y ? -1 : x > y;
 }
 
 static enum err account_list(struct memory *m, struct store_req *r)
@@ -280,6 +291,60 @@ static void load_messages(const struct account *a, struct arena *arena, uint64_t
     d->origin_count = STORE_ORIGINS_MAX - at;
 }
 
+static void mark_add(struct stream_mark *marks, size_t *n, const struct message *m)
+{
+    size_t i = 0;
+    while (i < *n && marks[i].session != m->session)
+        i++;
+    if (i == STORE_ORIGINS_MAX)
+        return;
+    if (i == *n)
+        marks[(*n)++] = (struct stream_mark){.session = m->session};
+    if (m->seq > marks[i].seq)
+        marks[i].seq = m->seq;
+}
+
+static void load_marks(const struct account *a, struct arena *arena, uint64_t since, struct account_data *d)
+{
+    struct stream_mark *marks = arena_alloc(arena, STORE_ORIGINS_MAX * sizeof *marks);
+    for (size_t i = a->count; i && a->messages[i - 1].id >= since; i--)
+        if (a->messages[i - 1].session)
+            mark_add(marks, &d->mark_count, &a->messages[i - 1]);
+    d->marks = marks;
+}
+
+static struct session_record session_copy(struct arena *arena, const struct session_entry *s)
+{
+    struct session_record copy = s->record;
+    copy.jid = arena_strdup(arena, s->jid);
+    return copy;
+}
+
+/* Chosen sessions that have not expired, by id. */
+typedef bool session_test(const struct session_entry *s, const struct store_req *r);
+
+static struct store_sessions sessions_list(struct memory *m, struct store_req *r, session_test *chosen)
+{
+    struct store_sessions found = {0};
+    size_t room = 1;
+    list_for_each (l, &m->sessions) {
+        room++;
+    }
+    found.items = arena_alloc(store_req_arena(r), room * sizeof *found.items);
+    list_for_each (l, &m->sessions) {
+        struct session_entry *s = container_of(l, struct session_entry, link);
+        if (s->record.expires_unix >= (uint64_t)time(NULL) && chosen(s, r))
+            found.items[found.n++] = session_copy(store_req_arena(r), s);
+    }
+    qsort(found.items, found.n, sizeof *found.items, session_order);
+    return found;
+}
+
+static bool session_of_account(const struct session_entry *s, const struct store_req *r)
+{
+    return session_is_of(s, r->text);
+}
+
 static enum err account_load(struct memory *m, struct store_req *r)
 {
     struct account *a = account_of_jid(m, r->text);
@@ -297,6 +362,10 @@ static enum err account_load(struct memory *m, struct store_req *r)
         d->mam_prefs = store_bytes_in(arena, a->mam_prefs->data, a->mam_prefs->len);
     load_roster(a, arena, d);
     load_messages(a, arena, r->id, d);
+    load_marks(a, arena, r->id, d);
+    struct store_sessions sessions = sessions_list(m, r, session_of_account);
+    d->sessions = sessions.items;
+    d->session_count = sessions.n;
     return OK;
 }
 
@@ -368,13 +437,14 @@ static enum err archive_put(struct memory *m, struct account *a, struct store_re
         a->messages = xrealloc(a->messages, a->room * sizeof *a->messages);
     }
     memmove(&a->messages[at + 1], &a->messages[at], (a->count - at) * sizeof *a->messages);
-    a->messages[at] = (struct message){it->id, it->origin, it->flags, xstrdup(r->text), bytes_ref(r->bytes)};
+    a->messages[at] =
+        (struct message){it->id, it->origin, it->session, it->seq, it->flags, xstrdup(r->text), bytes_ref(r->bytes)};
     a->count++;
     if (it->id > a->last_id)
         a->last_id = it->id;
     struct session_entry *s = it->session ? session_of(m, it->session) : NULL;
     if (s)
-        s->record.in_seq = it->seq > s->record.in_seq ? it->seq : s->record.in_seq;
+        s->record.in_seq = it->handled > s->record.in_seq ? it->handled : s->record.in_seq;
     return OK;
 }
 
@@ -543,17 +613,31 @@ static enum err session_put(struct memory *m, struct store_req *r)
 static enum err session_find(struct memory *m, struct store_req *r)
 {
     struct session_entry *s = session_of_token(m, r->in.token_hash);
-    if (!s)
+    if (!s || !session_is_of(s, r->text))
         return ERR_NOT_FOUND;
-    r->out.session = s->record;
-    r->out.session.jid = arena_strdup(store_req_arena(r), s->jid);
+    r->out.session = session_copy(store_req_arena(r), s);
+    return OK;
+}
+
+static bool session_on_node(const struct session_entry *s, const struct store_req *r)
+{
+    const struct session_record *rec = &s->record;
+    return rec->node == r->in.node.node && rec->incarnation == r->in.node.incarnation &&
+           rec->session > r->in.node.after;
+}
+
+static enum err session_jids(struct memory *m, struct store_req *r)
+{
+    r->out.sessions = sessions_list(m, r, session_on_node);
+    if (r->out.sessions.n > r->in.node.limit)
+        r->out.sessions.n = r->in.node.limit;
     return OK;
 }
 
 static enum err session_delete(struct memory *m, struct store_req *r)
 {
     struct session_entry *s = session_of(m, r->id);
-    if (s)
+    if (s && session_is_of(s, r->text))
         session_free(s);
     return OK;
 }
@@ -615,6 +699,8 @@ static enum err run(struct memory *m, struct store_req *r)
         return account_load(m, r);
     case OP_SESSION_FIND:
         return session_find(m, r);
+    case OP_SESSION_JIDS:
+        return session_jids(m, r);
     case OP_ACCOUNT_CREATE:
         return account_create(m, r);
     case OP_ACCOUNT_DELETE:

@@ -9,6 +9,8 @@
     " FROM message WHERE owner = ?1 AND id BETWEEN ?2 AND ?3 AND (flags & ?4) = ?5"                                    \
     " AND (?6 IS NULL OR (peer = ?6 AND (?7 IS NULL OR resource = ?7)))"
 
+#define SESSION_COLUMNS " session, token_hash, bare, resource, expires, in_seq, node, incarnation, resumable "
+
 static const char *const texts[STMTS] = {
     [S_BEGIN_READ] = "BEGIN",
     [S_BEGIN_WRITE] = "BEGIN IMMEDIATE",
@@ -47,12 +49,14 @@ static const char *const texts[STMTS] = {
     [S_VALUE_GET] = "SELECT data FROM value WHERE owner = ?1 AND key = ?2",
     [S_VALUE_REMOVE] = "DELETE FROM value WHERE owner = ?1 AND key = ?2",
     [S_VALUE_CLEAR] = "DELETE FROM value WHERE owner = ?1",
-    [S_MESSAGE_ADD] = "INSERT INTO message(owner, id, flags, origin, peer, resource, stanza)"
-                      " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    [S_MESSAGE_ADD] = "INSERT INTO message(owner, id, flags, origin, session, seq, peer, resource, stanza)"
+                      " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     [S_MESSAGE_FLAGS] = "SELECT flags FROM message WHERE owner = ?1 AND id = ?2",
     [S_MESSAGE_WAITING] = "SELECT count(*) FROM message WHERE owner = ?1 AND id > ?2 AND (flags & 2) = 2",
     [S_MESSAGE_ORIGINS] = "SELECT origin FROM message WHERE owner = ?1 AND id >= ?2 AND origin <> 0"
                           " ORDER BY id DESC LIMIT ?3",
+    [S_MESSAGE_MARKS] = "SELECT session, max(seq) FROM message WHERE owner = ?1 AND id >= ?2 AND session <> 0"
+                        " GROUP BY session ORDER BY max(id) DESC LIMIT ?3",
     [S_MESSAGE_FORWARDS] = "SELECT id, flags, peer, resource, stanza" CHOSEN " ORDER BY id LIMIT ?8",
     [S_MESSAGE_BACKWARDS] = "SELECT id, flags, peer, resource, stanza" CHOSEN " ORDER BY id DESC LIMIT ?8",
     [S_MESSAGE_COUNT] = "SELECT count(*)" CHOSEN,
@@ -66,12 +70,17 @@ static const char *const texts[STMTS] = {
     [S_WATERMARK_GET] = "SELECT watermark FROM progress WHERE owner = ?1",
     [S_WATERMARK_SET] = "UPDATE progress SET watermark = ?2 WHERE owner = ?1",
     [S_SESSION_PUT] =
-        "INSERT INTO session(session, token_hash, jid, expires, in_seq) VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT(session)"
-        " DO UPDATE SET token_hash = ?2, jid = ?3, expires = ?4, in_seq = max(in_seq, ?5)",
-    [S_SESSION_FIND] = "SELECT session, jid, expires, in_seq FROM session WHERE token_hash = ?1",
+        "INSERT INTO session(session, token_hash, bare, resource, expires, in_seq, node, incarnation, resumable)"
+        " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT(session) DO UPDATE SET token_hash = ?2, bare = ?3,"
+        " resource = ?4, expires = ?5, in_seq = max(in_seq, ?6), node = ?7, incarnation = ?8, resumable = ?9",
+    [S_SESSION_FIND] = "SELECT" SESSION_COLUMNS "FROM session WHERE token_hash = ?1 AND bare = ?2",
+    [S_SESSION_OF] = "SELECT" SESSION_COLUMNS "FROM session WHERE bare = ?1 AND expires >= ?2",
+    /* Ids in the order of unsigned numbers. */
+    [S_SESSION_NODE] = "SELECT" SESSION_COLUMNS "FROM session WHERE node = ?1 AND incarnation = ?2 AND expires >= ?3"
+                       " AND (session < 0, session) > (?4 < 0, ?4) ORDER BY session < 0, session LIMIT ?5",
     [S_SESSION_SEQ] = "UPDATE session SET in_seq = max(in_seq, ?2) WHERE session = ?1",
-    [S_SESSION_REMOVE] = "DELETE FROM session WHERE session = ?1",
-    [S_SESSION_CLEAR] = "DELETE FROM session WHERE jid = ?1 OR substr(jid, 1, length(?1) + 1) = ?1 || '/'",
+    [S_SESSION_REMOVE] = "DELETE FROM session WHERE session = ?1 AND bare = ?2",
+    [S_SESSION_CLEAR] = "DELETE FROM session WHERE bare = ?1",
     [S_SESSION_EXPIRE] = "DELETE FROM session WHERE expires < ?1",
     [S_DOOMED_ADD] = "INSERT INTO doomed(owner) VALUES(?1)",
     [S_DOOMED_NEXT] = "SELECT min(owner) FROM doomed",

@@ -39,9 +39,12 @@ static void seq_note(struct sqlite *d, uint64_t session, uint64_t seq)
     uint32_t i = (uint32_t)session & d->seqs_mask;
     while (d->seqs[i].session && d->seqs[i].session != session)
         i = (i + 1) & d->seqs_mask;
-    if (!d->seqs[i].session)
+    if (!d->seqs[i].session) {
         d->seqs_used[d->seqs_count++] = i;
-    d->seqs[i] = (struct seq){session, seq};
+        d->seqs[i].session = session;
+    }
+    if (seq > d->seqs[i].seq)
+        d->seqs[i].seq = seq;
 }
 
 void seqs_drop(struct sqlite *d)
@@ -167,6 +170,44 @@ static void load_messages(struct sqlite *d, struct arena *a, uint64_t origins_si
     out->origin_count = STORE_ORIGINS_MAX - at;
 }
 
+static void load_marks(struct sqlite *d, struct arena *a, uint64_t since, struct account_data *out)
+{
+    struct stream_mark *marks = NULL;
+    int64_t max = STORE_ORIGINS_MAX;
+    sqlite3_stmt *q = db_bind(d, S_MESSAGE_MARKS, "iii", out->owner, sql(since), max);
+    while (db_row(d, q)) {
+        marks = array_grow(a, marks, out->mark_count, sizeof *marks);
+        marks[out->mark_count++] = (struct stream_mark){column_u64(q, 0), column_u64(q, 1)};
+    }
+    out->marks = marks;
+}
+
+static struct session_record session_row(struct arena *a, sqlite3_stmt *q)
+{
+    struct session_record s = {
+        .session = column_u64(q, 0),
+        .jid = arena_printf(a, "%s/%s", sqlite3_column_text(q, 2), sqlite3_column_text(q, 3)),
+        .expires_unix = column_u64(q, 4),
+        .in_seq = column_u64(q, 5),
+        .node = (uint32_t)sqlite3_column_int64(q, 6),
+        .incarnation = column_u64(q, 7),
+        .resumable = sqlite3_column_int(q, 8),
+    };
+    if (sqlite3_column_bytes(q, 1) == sizeof s.token_hash)
+        memcpy(s.token_hash, sqlite3_column_blob(q, 1), sizeof s.token_hash);
+    return s;
+}
+
+static struct store_sessions sessions_read(struct sqlite *d, struct arena *a, sqlite3_stmt *q)
+{
+    struct store_sessions found = {0};
+    while (db_row(d, q)) {
+        found.items = array_grow(a, found.items, found.n, sizeof *found.items);
+        found.items[found.n++] = session_row(a, q);
+    }
+    return found;
+}
+
 static enum err account_load(struct sqlite *d, struct store_req *r)
 {
     struct arena *a = store_req_arena(r);
@@ -188,6 +229,11 @@ static enum err account_load(struct sqlite *d, struct store_req *r)
     }
     load_roster(d, a, out);
     load_messages(d, a, r->id, out);
+    load_marks(d, a, r->id, out);
+    q = db_bind(d, S_SESSION_OF, "ti", r->text, (int64_t)time(NULL));
+    struct store_sessions sessions = sessions_read(d, a, q);
+    out->sessions = sessions.items;
+    out->session_count = sessions.n;
     return OK;
 }
 
@@ -251,21 +297,22 @@ static enum err archive_put(struct sqlite *d, struct store_req *r)
     const struct archive_item *it = &r->in.item;
     if (!owner_exists(d, r->owner))
         return ERR_NOT_FOUND;
-    sqlite3_stmt *q = db_bind(d, S_MESSAGE_ADD, "iiii", r->owner, sql(it->id), (int64_t)it->flags, sql(it->origin));
+    sqlite3_stmt *q = db_bind(d, S_MESSAGE_ADD, "iiiiii", r->owner, sql(it->id), (int64_t)it->flags, sql(it->origin),
+                              sql(it->session), sql(it->seq));
     if (!q)
         return ERR_IO;
     size_t bare = store_bare_len(r->text);
     const char *resource = r->text[bare] ? r->text + bare + 1 : NULL;
-    int rc = sqlite3_bind_text(q, 5, r->text, (int)bare, SQLITE_STATIC);
+    int rc = sqlite3_bind_text(q, 7, r->text, (int)bare, SQLITE_STATIC);
     if (!rc)
-        rc = sqlite3_bind_text(q, 6, resource, -1, SQLITE_STATIC);
+        rc = sqlite3_bind_text(q, 8, resource, -1, SQLITE_STATIC);
     if (!rc)
-        rc = sqlite3_bind_blob(q, 7, r->bytes->data, (int)r->bytes->len, SQLITE_STATIC);
+        rc = sqlite3_bind_blob(q, 9, r->bytes->data, (int)r->bytes->len, SQLITE_STATIC);
     if (rc)
         d->rc = rc;
     enum err e = db_run_unique(d, q);
-    if (!e && it->session)
-        seq_note(d, it->session, it->seq);
+    if (!e && it->session && it->handled)
+        seq_note(d, it->session, it->handled);
     return e;
 }
 
@@ -443,28 +490,36 @@ static enum err session_put(struct sqlite *d, struct store_req *r)
 {
     const struct session_record *s = &r->in.session;
     sessions_expire(d);
-    return db_run_unique(d, db_bind(d, S_SESSION_PUT, "ibtii", sql(s->session), s->token_hash, sizeof s->token_hash,
-                                    r->text, sql(s->expires_unix), sql(s->in_seq)));
+    size_t bare = store_bare_len(r->text);
+    const char *account = arena_strndup(store_req_arena(r), r->text, bare);
+    const char *resource = r->text[bare] ? r->text + bare + 1 : "";
+    const uint8_t *token = store_token_none(s->token_hash) ? NULL : s->token_hash;
+    return db_run_unique(d, db_bind(d, S_SESSION_PUT, "ibttiiiii", sql(s->session), token, sizeof s->token_hash,
+                                    account, resource, sql(s->expires_unix), sql(s->in_seq), (int64_t)s->node,
+                                    sql(s->incarnation), (int64_t)s->resumable));
 }
 
 static enum err session_find(struct sqlite *d, struct store_req *r)
 {
-    struct session_record *s = &r->out.session;
-    sqlite3_stmt *q = db_bind(d, S_SESSION_FIND, "b", r->in.token_hash, sizeof r->in.token_hash);
+    sqlite3_stmt *q = db_bind(d, S_SESSION_FIND, "bt", r->in.token_hash, sizeof r->in.token_hash, r->text);
     if (!db_row(d, q))
         return ERR_NOT_FOUND;
-    *s = (struct session_record){.session = column_u64(q, 0),
-                                 .jid = db_text(store_req_arena(r), q, 1),
-                                 .expires_unix = column_u64(q, 2),
-                                 .in_seq = column_u64(q, 3)};
-    memcpy(s->token_hash, r->in.token_hash, sizeof s->token_hash);
+    r->out.session = session_row(store_req_arena(r), q);
     sqlite3_reset(q);
+    return OK;
+}
+
+static enum err session_jids(struct sqlite *d, struct store_req *r)
+{
+    sqlite3_stmt *q = db_bind(d, S_SESSION_NODE, "iiiii", (int64_t)r->in.node.node, sql(r->in.node.incarnation),
+                              (int64_t)time(NULL), sql(r->in.node.after), (int64_t)r->in.node.limit);
+    r->out.sessions = sessions_read(d, store_req_arena(r), q);
     return OK;
 }
 
 static enum err session_delete(struct sqlite *d, struct store_req *r)
 {
-    return db_run(d, db_bind(d, S_SESSION_REMOVE, "i", sql(r->id)));
+    return db_run(d, db_bind(d, S_SESSION_REMOVE, "it", sql(r->id), r->text));
 }
 
 typedef enum err op_fn(struct sqlite *d, struct store_req *r);
@@ -479,13 +534,14 @@ static op_fn *const ops[STORE_OPS] = {
     [OP_ROSTER_DELETE] = roster_delete,     [OP_BLOCKED_SET] = blocked_set,
     [OP_MAM_PREFS_SET] = mam_prefs_set,     [OP_VALUE_SET] = value_set,
     [OP_ARCHIVE_PUT] = archive_put,         [OP_WATERMARK_SET] = watermark_set,
-    [OP_SESSION_PUT] = session_put,         [OP_SESSION_DELETE] = session_delete,
+    [OP_SESSION_JIDS] = session_jids,       [OP_SESSION_PUT] = session_put,
+    [OP_SESSION_DELETE] = session_delete,
 };
 
 enum err sqlite_op(struct sqlite *d, struct store_req *r)
 {
-    bool sees_sessions =
-        r->op == OP_SESSION_FIND || r->op == OP_SESSION_PUT || r->op == OP_SESSION_DELETE || r->op == OP_ACCOUNT_DELETE;
+    bool sees_sessions = r->op == OP_SESSION_FIND || r->op == OP_SESSION_JIDS || r->op == OP_SESSION_PUT ||
+                         r->op == OP_SESSION_DELETE || r->op == OP_ACCOUNT_DELETE || r->op == OP_ACCOUNT_LOAD;
     if (sees_sessions)
         seqs_flush(d);
     memset(&r->out, 0, sizeof r->out); /* it may be the second try */

@@ -38,6 +38,20 @@ const char *const sqlite_schema[] = {
     /* 2: the highest id survives a purge; messages of deleted accounts go in steps. */
     "ALTER TABLE progress ADD COLUMN last_id INTEGER NOT NULL DEFAULT 0;"
     "CREATE TABLE doomed(owner INTEGER PRIMARY KEY);",
+
+    /* 3: which session sent a message, and its number there (behind the stanza, as the table may be too large to be
+     * written anew); sessions that cannot be resumed have a record too, without a token. */
+    "ALTER TABLE message ADD COLUMN session INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE message ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;"
+    "CREATE TABLE session_3(session INTEGER PRIMARY KEY, token_hash BLOB UNIQUE, bare TEXT NOT NULL,"
+    " resource TEXT NOT NULL, expires INTEGER NOT NULL, in_seq INTEGER NOT NULL, node INTEGER NOT NULL,"
+    " incarnation INTEGER NOT NULL, resumable INTEGER NOT NULL);"
+    "INSERT INTO session_3 SELECT session, token_hash, substr(jid, 1, instr(jid, '/') - 1),"
+    " substr(jid, instr(jid, '/') + 1), expires, in_seq, 0, 0, 1 FROM session WHERE instr(jid, '/') > 0;"
+    "DROP TABLE session;"
+    "ALTER TABLE session_3 RENAME TO session;"
+    "CREATE INDEX session_bare ON session(bare);"
+    "CREATE INDEX session_node ON session(node, incarnation, session);",
 };
 const int sqlite_schema_version = sizeof sqlite_schema / sizeof *sqlite_schema;
 

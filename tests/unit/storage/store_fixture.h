@@ -41,6 +41,7 @@ struct answer {
     int64_t total;
     uint64_t first, last, count;
     struct session_record session;
+    struct session_record *sessions;
 };
 
 static inline struct worker *worker_new(struct store *s)
@@ -123,6 +124,16 @@ static inline const char **strings_copy(struct arena *arena, const char *const *
     return copy;
 }
 
+static inline struct session_record *sessions_copy(struct arena *arena, const struct session_record *r, size_t n)
+{
+    struct session_record *copy = arena_alloc(arena, (n + 1) * sizeof *copy);
+    for (size_t i = 0; i < n; i++) {
+        copy[i] = r[i];
+        copy[i].jid = arena_strdup(arena, r[i].jid);
+    }
+    return copy;
+}
+
 static inline void on_account(void *arg, enum err e, const struct account_data *d)
 {
     struct answer *a = arg;
@@ -144,6 +155,11 @@ static inline void on_account(void *arg, enum err e, const struct account_data *
         a->data = *d;
         a->data.roster = items;
         a->data.origins = origins;
+        struct stream_mark *marks = arena_alloc(arena, (d->mark_count + 1) * sizeof *marks);
+        if (d->mark_count)
+            memcpy(marks, d->marks, d->mark_count * sizeof *marks);
+        a->data.marks = marks;
+        a->data.sessions = sessions_copy(arena, d->sessions, d->session_count);
         a->data.mam_prefs = bytes_copy(arena, d->mam_prefs);
         a->data.blocked = strings_copy(arena, d->blocked, d->blocked_count);
     }
@@ -195,6 +211,14 @@ static inline void on_session(void *arg, enum err e, const struct session_record
         a->session = *r;
         a->session.jid = arena_strdup(a->w->arena, r->jid);
     }
+    answered(a, e);
+}
+
+static inline void on_sessions(void *arg, enum err e, const struct session_record *r, size_t n)
+{
+    struct answer *a = arg;
+    a->sessions = sessions_copy(a->w->arena, r, n);
+    a->n = n;
     answered(a, e);
 }
 
@@ -296,23 +320,28 @@ static inline uint64_t purge(struct worker *w, int64_t owner, uint64_t before)
     return a.count;
 }
 
-static inline struct answer session(struct worker *w, uint8_t token)
+static inline struct answer session(struct worker *w, const char *bare, uint8_t token)
 {
     struct answer a = {.w = w};
     uint8_t hash[32];
     memset(hash, token, sizeof hash);
-    store_session_find(w->c, hash, on_session, &a);
+    store_session_find(w->c, jid(w, bare), hash, on_session, &a);
     (void)await(&a);
     return a;
 }
 
-static inline enum err session_put(struct worker *w, uint64_t id, uint8_t token, const char *full, uint64_t expires)
+static inline enum err session_record_put(struct worker *w, const struct session_record *r)
 {
     struct answer a = {.w = w};
-    struct session_record r = {.session = id, .jid = full, .expires_unix = expires, .in_seq = 7};
-    memset(r.token_hash, token, sizeof r.token_hash);
-    store_session_put(w->c, &r, on_done, &a);
+    store_session_put(w->c, r, on_done, &a);
     return await(&a);
+}
+
+static inline enum err session_put(struct worker *w, uint64_t id, uint8_t token, const char *full, uint64_t expires)
+{
+    struct session_record r = {.session = id, .jid = full, .expires_unix = expires, .in_seq = 7, .resumable = true};
+    memset(r.token_hash, token, sizeof r.token_hash);
+    return session_record_put(w, &r);
 }
 
 /* ---- files ---- */

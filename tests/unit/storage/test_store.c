@@ -153,8 +153,8 @@ static void test_account_delete(void **state)
     /* What comes late for the old account meets nobody. */
     assert_int_equal(put(w, owner, item(11, 0, "bob@a.example")), ERR_NOT_FOUND);
     assert_int_equal(value_set(w, owner, "x y", "z"), ERR_NOT_FOUND);
-    assert_int_equal(session(w, 1).e, ERR_NOT_FOUND);
-    assert_int_equal(session(w, 2).e, OK);
+    assert_int_equal(session(w, "alice@a.example", 1).e, ERR_NOT_FOUND);
+    assert_int_equal(session(w, "bob@a.example", 2).e, OK);
     int64_t fresh = new_owner(w, "alice@a.example");
     assert_true(fresh != owner);
     struct account_data d = load(w, "alice@a.example");
@@ -613,11 +613,11 @@ static void test_sessions(void **state)
     int64_t owner = new_owner(w, "alice@a.example");
     struct archive_item it = item(1, 0, "b@b.example");
     it.session = id;
-    it.seq = 9;
+    it.seq = it.handled = 9;
     assert_int_equal(put(w, owner, it), OK); /* no record: no matter */
-    assert_int_equal(session(w, 7).e, ERR_NOT_FOUND);
+    assert_int_equal(session(w, "b@b.example", 7).e, ERR_NOT_FOUND);
     assert_int_equal(session_put(w, id, 7, "b@b.example/r", later), OK);
-    struct answer a = session(w, 7);
+    struct answer a = session(w, "b@b.example", 7);
     assert_int_equal(a.e, OK);
     assert_true(a.session.session == id);
     assert_string_equal(a.session.jid, "b@b.example/r");
@@ -626,21 +626,27 @@ static void test_sessions(void **state)
     for (uint64_t n = 2; n <= 5; n++) {
         it = item(n, 0, "b@b.example");
         it.session = id;
-        it.seq = n * 10;
+        it.seq = n;
+        it.handled = n * 10;
         assert_int_equal(put(w, owner, it), OK);
     }
-    assert_int_equal(session(w, 7).session.in_seq, 50);
+    assert_int_equal(session(w, "b@b.example", 7).session.in_seq, 50);
     assert_int_equal(put(w, owner, it), ERR_EXISTS);
 
     /* A new token and time keep what is counted. */
     assert_int_equal(session_put(w, id, 8, "b@b.example/r", later + 1), OK);
-    assert_int_equal(session(w, 7).e, ERR_NOT_FOUND);
-    assert_int_equal(session(w, 8).session.in_seq, 50);
+    assert_int_equal(session(w, "b@b.example", 7).e, ERR_NOT_FOUND);
+    assert_int_equal(session(w, "b@b.example", 8).session.in_seq, 50);
     assert_int_equal(session_put(w, 2, 8, "b@b.example/s", later), ERR_EXISTS);
     struct answer del = {.w = w};
-    store_session_delete(w->c, id, on_done, &del);
+    struct answer other = {.w = w};
+    assert_int_equal(session(w, "alice@a.example", 8).e, ERR_NOT_FOUND); /* another's is not found */
+    store_session_delete(w->c, jid(w, "alice@a.example"), id, on_done, &other);
+    assert_int_equal(await(&other), OK);
+    assert_int_equal(session(w, "b@b.example", 8).e, OK);
+    store_session_delete(w->c, jid(w, "b@b.example"), id, on_done, &del);
     assert_int_equal(await(&del), OK);
-    assert_int_equal(session(w, 8).e, ERR_NOT_FOUND);
+    assert_int_equal(session(w, "b@b.example", 8).e, ERR_NOT_FOUND);
 }
 
 /* Everything in one batch: the counted value is seen by reads between the writes. */
@@ -658,10 +664,10 @@ static void test_session_seq_in_batch(void **state)
     for (unsigned i = 0; i < 100; i++) {
         struct archive_item it = item(1 + i, 0, "b@b.example");
         it.session = i % 2 ? 8192 : 4096;
-        it.seq = 1000 + i;
+        it.handled = 1000 + i;
         put_async(w, owner, it, on_done, &ignored);
         seen[i] = (struct answer){.w = w};
-        store_session_find(w->c, token[i % 2], on_session, &seen[i]);
+        store_session_find(w->c, jid(w, "b@b.example"), token[i % 2], on_session, &seen[i]);
     }
     while (!seen[99].calls)
         loop_run(w->loop);
@@ -676,8 +682,118 @@ static void test_sessions_expire(void **state)
     assert_int_equal(session_put(w, 1, 1, "b@b.example/r", now + 1000), OK);
     assert_int_equal(session_put(w, 1, 1, "b@b.example/r", now + 2000), OK);
     assert_int_equal(session_put(w, 2, 2, "b@b.example/s", now + 2000), OK);
-    assert_int_equal(session(w, 1).e, OK);
-    assert_int_equal(session(w, 2).e, OK);
+    assert_int_equal(session(w, "b@b.example", 1).e, OK);
+    assert_int_equal(session(w, "b@b.example", 2).e, OK);
+}
+
+static bool has_session(const struct session_record *r, size_t n, uint64_t id)
+{
+    for (size_t i = 0; i < n; i++)
+        if (r[i].session == id)
+            return true;
+    return false;
+}
+
+static void test_sessions_of_account(void **state)
+{
+    struct worker *w = worker_of(state);
+    uint64_t now = (uint64_t)time(NULL);
+    (void)new_owner(w, "alice@a.example");
+    /* Without tokens: each such session is its own. */
+    struct session_record one = {
+        .session = UINT64_MAX - 1, .jid = "alice@a.example/1", .expires_unix = now + 100, .node = 3, .incarnation = 7};
+    struct session_record two = {.session = 2, .jid = "alice@a.example/2/x", .expires_unix = now + 100};
+    struct session_record old = {.session = 3, .jid = "alice@a.example/3", .expires_unix = now - 100};
+    struct session_record bob = {.session = 4, .jid = "bob@a.example/1", .expires_unix = now + 100};
+    struct session_record likely = {.session = 5, .jid = "alice@a.example.org/1", .expires_unix = now + 100};
+    assert_int_equal(session_record_put(w, &old), OK);
+    assert_int_equal(session_record_put(w, &one), OK);
+    assert_int_equal(session_record_put(w, &two), OK);
+    assert_int_equal(session_record_put(w, &bob), OK);
+    assert_int_equal(session_record_put(w, &likely), OK);
+    assert_int_equal(session(w, "alice@a.example", 0).e, ERR_NOT_FOUND);
+    struct account_data d = load(w, "alice@a.example");
+    assert_int_equal(d.session_count, 2);
+    assert_true(has_session(d.sessions, 2, UINT64_MAX - 1) && has_session(d.sessions, 2, 2));
+    const struct session_record *first = &d.sessions[d.sessions[0].session == 2];
+    assert_string_equal(first->jid, "alice@a.example/1");
+    assert_int_equal(first->node, 3);
+    assert_int_equal(first->incarnation, 7);
+    assert_int_equal(first->expires_unix, now + 100);
+    assert_false(first->resumable);
+    assert_string_equal(d.sessions[d.sessions[0].session != 2].jid, "alice@a.example/2/x");
+}
+
+static struct answer jids_of(struct worker *w, uint32_t node, uint64_t incarnation, uint64_t after, size_t limit)
+{
+    struct answer a = {.w = w};
+    store_session_jids(w->c, node, incarnation, after, limit, on_sessions, &a);
+    assert_int_equal(await(&a), OK);
+    return a;
+}
+
+static void test_sessions_of_node(void **state)
+{
+    struct worker *w = worker_of(state);
+    enum { N = 40 };
+    uint64_t now = (uint64_t)time(NULL), big = UINT64_MAX - 5, seen[N];
+    char name[32];
+    size_t n = 0;
+    for (unsigned i = 0; i < N; i++) { /* half of the ids have the highest bit */
+        struct session_record r = {.session = (i + 1) * 0x0633333333333333u, .expires_unix = now + 100, .jid = name};
+        snprintf(name, sizeof name, "user%u@a.example/r", i);
+        r.node = 7;
+        r.incarnation = big;
+        assert_int_equal(session_record_put(w, &r), OK);
+    }
+    struct session_record others[] = {{.session = 1, .node = 7, .incarnation = big - 1},
+                                      {.session = 2, .node = 8, .incarnation = big},
+                                      {.session = 3, .node = 7, .incarnation = big}};
+    for (int i = 0; i < 3; i++) {
+        others[i].jid = "other@a.example/r";
+        others[i].expires_unix = i == 2 ? now - 100 : now + 100;
+        assert_int_equal(session_record_put(w, &others[i]), OK);
+    }
+    struct answer page;
+    do {
+        page = jids_of(w, 7, big, n ? seen[n - 1] : 0, 7);
+        for (size_t i = 0; i < page.n; i++, n++) {
+            seen[n] = page.sessions[i].session;
+            assert_true(n == 0 || seen[n] > seen[n - 1]);
+            snprintf(name, sizeof name, "user%u@a.example/r", (unsigned)n);
+            assert_string_equal(page.sessions[i].jid, name);
+            assert_int_equal(page.sessions[i].node, 7);
+        }
+    } while (page.n == 7);
+    assert_int_equal(n, N);
+    assert_int_equal(jids_of(w, 7, big, UINT64_MAX, 7).n, 0);
+    assert_int_equal(jids_of(w, 9, big, 0, 7).n, 0);
+}
+
+/* How far each session came, among recent messages; a session that sent long ago is not there. */
+static void test_marks(void **state)
+{
+    struct worker *w = worker_of(state);
+    int64_t owner = new_owner(w, "alice@a.example"), bob = new_owner(w, "bob@a.example");
+    static const struct {
+        uint64_t id, session, seq;
+    } rows[] = {{1, 50, 9}, {2, 60, 3}, {3, UINT64_MAX, 8}, {4, 60, 7}, {5, 60, 5}, {6, 0, 99}, {7, UINT64_MAX, 9}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct archive_item it = item(rows[i].id, i % 2 ? ARCHIVE_OUT : ARCHIVE_DELIVER, "b@b.example");
+        it.session = rows[i].session;
+        it.seq = rows[i].seq;
+        assert_int_equal(put(w, owner, it), OK);
+    }
+    struct archive_item it = item(2, 0, "b@b.example");
+    it.session = 60;
+    it.seq = 100;
+    assert_int_equal(put(w, bob, it), OK);
+    struct account_data d = load_since(w, "alice@a.example", 2);
+    assert_int_equal(d.mark_count, 2);
+    assert_true(d.marks[0].session == UINT64_MAX && d.marks[0].seq == 9);
+    assert_true(d.marks[1].session == 60 && d.marks[1].seq == 7);
+    assert_int_equal(load(w, "alice@a.example").mark_count, 3);
+    assert_int_equal(load_since(w, "alice@a.example", 8).mark_count, 0);
 }
 
 /* ---- order, limits, threads ---- */
@@ -962,6 +1078,9 @@ int main(void)
         ON_ALL(test_sessions),
         ON_ALL(test_session_seq_in_batch),
         ON_ALL(test_sessions_expire),
+        ON_ALL(test_sessions_of_account),
+        ON_ALL(test_sessions_of_node),
+        ON_ALL(test_marks),
         ON_ALL(test_order),
         ON_ALL(test_hold),
         ON_ALL(test_busy),

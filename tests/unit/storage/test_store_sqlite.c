@@ -138,6 +138,7 @@ static void test_poison_row(void **state)
     int64_t owner = new_owner(w, "alice@a.example");
     struct answer first, a[5];
     struct session_record record = {.session = 5, .jid = "b@b.example/r", .expires_unix = (uint64_t)time(NULL) + 1000};
+    memset(record.token_hash, 5, sizeof record.token_hash);
     sql("CREATE TRIGGER poison BEFORE INSERT ON roster WHEN new.contact = 'bad@b.example' BEGIN SELECT RAISE(FAIL, "
         "'bad'); END");
     hold(w, owner, &first);
@@ -146,7 +147,7 @@ static void test_poison_row(void **state)
     store_session_put(w->c, &record, on_done, &a[0]);
     struct archive_item it = item(1, 0, "b@b.example");
     it.session = 5;
-    it.seq = 42;
+    it.handled = 42;
     put_async(w, owner, it, on_done, &a[1]);
     roster_async(w, owner, "good@b.example", 3, &a[2]);
     roster_async(w, owner, "bad@b.example", 4, &a[3]); /* fails in its second statement: the first must not stay */
@@ -163,7 +164,7 @@ static void test_poison_row(void **state)
     struct account_data d = load(f->w, "alice@a.example");
     assert_int_equal(d.roster_version, 3);
     assert_int_equal(d.last_id, 1);
-    assert_int_equal(session(f->w, 0).session.in_seq, 42);
+    assert_int_equal(session(f->w, "b@b.example", 5).session.in_seq, 42);
 }
 
 static void test_commit_fails(void **state)
@@ -350,6 +351,8 @@ static void test_migrate_from_1(void **state)
     sql("INSERT INTO progress(owner, watermark, roster_version) VALUES(7, 10, 4)");
     sql("INSERT INTO message VALUES(7, 9, 2, 0, 'b@b.example', 'r', x'3c612f3e'), (7, 12, 2, 5, 'b@b.example', NULL, "
         "x'3c622f3e')");
+    sql("INSERT INTO session VALUES(77, x'0505050505050505050505050505050505050505050505050505050505050505',"
+        " 'old@a.example/a/b', 99999999999, 12)");
     sqlite3_close(connection);
     up(f);
     for (int i = 0; i < 32; i++)
@@ -360,6 +363,13 @@ static void test_migrate_from_1(void **state)
     assert_int_equal(d.roster_version, 4);
     assert_int_equal(d.waiting, 1);
     assert_int_equal(d.last_id, 12);
+    assert_int_equal(d.session_count, 1);
+    struct answer old = session(f->w, "old@a.example", 5);
+    assert_int_equal(old.e, OK);
+    assert_int_equal(old.session.session, 77);
+    assert_string_equal(old.session.jid, "old@a.example/a/b");
+    assert_int_equal(old.session.in_seq, 12);
+    assert_true(old.session.resumable);
     struct archive_query q = query(7);
     struct answer a = find(f->w, &q);
     assert_int_equal(a.n, 2);
@@ -391,7 +401,7 @@ static void on_ack(void *arg, enum err e)
     a->id = (*a->next)++;
     struct archive_item it = item(a->id, ARCHIVE_DELIVER, "b@b.example/r");
     it.session = 99;
-    it.seq = a->id;
+    it.handled = a->id;
     put_async(a->w, a->owner, it, on_ack, a);
 }
 
@@ -462,7 +472,8 @@ static void test_kill(void **state)
         /* Ids have no gaps, so all rows up to the highest acknowledged one are there; more may be, never fewer. */
         assert_int_equal(a.total, highest);
         assert_true(highest >= acknowledged);
-        assert_int_equal(session(f->w, 9).session.in_seq, d.last_id); /* with the rows, in their transaction */
+        assert_int_equal(session(f->w, "b@b.example", 9).session.in_seq,
+                         d.last_id); /* with the rows, in their transaction */
     }
     sql("PRAGMA integrity_check");
     assert_int_equal(sql_int("SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"), 1);
