@@ -209,16 +209,30 @@ static void set_defaults(struct check *c, const char *section, void *base)
     }
 }
 
+/* The value of a key; NULL: not there. */
+static const yaml_node_t *map_get(struct check *c, const yaml_node_t *map, const char *key)
+{
+    if (!map || map->type != YAML_MAPPING_NODE)
+        return NULL;
+    for (const yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top; p++)
+        if (!strcmp((char *)yaml_document_get_node(c->doc, p->key)->data.scalar.value, key))
+            return yaml_document_get_node(c->doc, p->value);
+    return NULL;
+}
+
 /* The items of a list of the document, to name their lines. */
 static size_t item_line(struct check *c, const char *list, size_t i)
 {
-    yaml_node_t *root = yaml_document_get_root_node(c->doc);
-    for (yaml_node_pair_t *p = root->data.mapping.pairs.start; p < root->data.mapping.pairs.top; p++) {
-        yaml_node_t *key = yaml_document_get_node(c->doc, p->key), *value = yaml_document_get_node(c->doc, p->value);
-        if (!strcmp((char *)key->data.scalar.value, list))
-            return line_of(yaml_document_get_node(c->doc, value->data.sequence.items.start[i]));
-    }
-    return 1;
+    const yaml_node_t *value = map_get(c, yaml_document_get_root_node(c->doc), list);
+    return value ? line_of(yaml_document_get_node(c->doc, value->data.sequence.items.start[i])) : 1;
+}
+
+/* Of an option, or of what surrounds it when it is not there. */
+static size_t option_line(struct check *c, const char *section, const char *key)
+{
+    const yaml_node_t *map = map_get(c, yaml_document_get_root_node(c->doc), section);
+    const yaml_node_t *value = map_get(c, map, key);
+    return value ? line_of(value) : map ? line_of(map) : 1;
 }
 
 static const struct config_host *find_host(const struct config *g, const char *domain, size_t n)
@@ -229,10 +243,8 @@ static const struct config_host *find_host(const struct config *g, const char *d
     return NULL;
 }
 
-/* What one option alone cannot tell. Runs only when all of them are right, so every field is set. */
-static void check_together(struct check *c)
+static void check_hosts(struct check *c, const struct config *g)
 {
-    const struct config *g = c->config;
     for (size_t i = 0; i < g->host_count; i++)
         if (find_host(g, g->hosts[i].domain, i))
             mistake(c, item_line(c, "hosts", i), "hosts.domain: %s is there twice", g->hosts[i].domain);
@@ -244,6 +256,74 @@ static void check_together(struct check *c)
             if (g->listen[i].port == g->listen[j].port && !strcmp(g->listen[i].address, g->listen[j].address))
                 mistake(c, item_line(c, "listen", i), "listen.port: %u of %s is there twice", g->listen[i].port,
                         g->listen[i].address);
+}
+
+static void check_databases(struct check *c, const struct config *g)
+{
+    bool postgres = !strcmp(g->storage.driver, "postgres");
+    if (postgres && !g->postgres_count)
+        mistake(c, option_line(c, "storage", "driver"),
+                "storage.driver: postgres needs one item under postgres at least");
+    if (!postgres && g->postgres_count)
+        mistake(c, item_line(c, "postgres", 0), "postgres: is not used unless storage.driver is postgres");
+    if (g->registry.sentinel && !g->redis_count)
+        mistake(c, option_line(c, "registry", "sentinel"),
+                "registry.sentinel: the Sentinels must be listed under redis");
+}
+
+static void check_secret(struct check *c, const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) || !S_ISREG(st.st_mode) || st.st_size < 32 || st.st_size > 4096)
+        mistake(c, option_line(c, "cluster", "secret"), "cluster.secret: %s must be a file of 32 to 4096 bytes", path);
+}
+
+/* Without `advertise` it is what we listen on, which must then be an address others can dial. */
+static void complete_advertise(struct check *c, struct config *g)
+{
+    const char *ip = g->cluster.listen;
+    if (g->cluster.advertise)
+        return;
+    if (g->cluster.node && (!strcmp(ip, "::") || !strcmp(ip, "0.0.0.0")))
+        mistake(c, option_line(c, "cluster", "listen"),
+                "cluster.advertise: must be given when cluster.listen is every address");
+    g->cluster.advertise = arena_printf(c->arena, strchr(ip, ':') ? "[%s]:%u" : "%s:%u", ip, g->cluster.port);
+}
+
+static void check_cluster(struct check *c, struct config *g)
+{
+    const struct {
+        const char *key, *value;
+    } files[] = {{"certificate", g->cluster.certificate},
+                 {"key", g->cluster.key},
+                 {"ca", g->cluster.ca},
+                 {"secret", g->cluster.secret}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        if (g->cluster.node && !files[i].value)
+            mistake(c, option_line(c, "cluster", ""), "cluster.%s: missing; it must be given with cluster.node",
+                    files[i].key);
+        if (!g->cluster.node && files[i].value)
+            mistake(c, option_line(c, "cluster", files[i].key), "cluster.%s: is not used without cluster.node",
+                    files[i].key);
+    }
+    if (g->cluster.node && g->cluster.secret)
+        check_secret(c, g->cluster.secret);
+    if (g->cluster.node && strcmp(g->storage.driver, "postgres"))
+        mistake(c, option_line(c, "cluster", "node"), "cluster.node: a cluster needs storage.driver: postgres");
+    if (g->cluster.fence_ms >= g->cluster.lease_ms)
+        mistake(c, option_line(c, "cluster", "fence"), "cluster.fence: must be shorter than cluster.lease");
+    if (g->cluster.heartbeat_ms >= g->cluster.fence_ms)
+        mistake(c, option_line(c, "cluster", "heartbeat"), "cluster.heartbeat: must be shorter than cluster.fence");
+    complete_advertise(c, g);
+}
+
+/* What one option alone cannot tell. Runs only when all of them are right, so every field is set. */
+static void check_together(struct check *c)
+{
+    struct config *g = c->config;
+    check_hosts(c, g);
+    check_databases(c, g);
+    check_cluster(c, g);
     if (g->c2s.max_stanza_unauthenticated > g->c2s.max_stanza)
         mistake(c, 1, "c2s.max_stanza_unauthenticated: may not be larger than c2s.max_stanza");
     if (g->c2s.max_stanza > g->c2s.max_out)

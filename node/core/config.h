@@ -34,6 +34,17 @@ struct config_access {
     const char *host;    /* virtual host */
     const char *network; /* CIDR */
 };
+struct config_postgres {
+    const char *conninfo; /* libpq's; may hold a password: never logged or shown */
+};
+struct config_redis {
+    const char *address; /* numeric */
+    uint16_t port;
+};
+struct config_http {
+    const char *address; /* numeric */
+    uint16_t port;
+};
 
 struct config {
     struct config_host *hosts;
@@ -42,9 +53,31 @@ struct config {
     size_t listen_count;
     struct config_access *access;
     size_t access_count;
+    struct config_postgres *postgres; /* the shards; the first is the control database too */
+    size_t postgres_count;            /* > 0 exactly when storage.driver is "postgres" */
+    struct config_redis *redis;       /* the server, or the Sentinels when registry.sentinel is set */
+    size_t redis_count;               /* 0: no Redis */
+    struct config_http *http;
+    size_t http_count;
     struct {
         uint32_t workers;
     } node; /* 0: one per core */
+    struct {
+        const char *node; /* this node's name; NULL: a single node, and nothing else here has a meaning */
+        const char *listen;
+        uint16_t port;
+        const char *advertise;                     /* "host:port" or "[IPv6]:port", what the others dial; never NULL */
+        const char *certificate, *key, *ca;        /* absolute paths, all there when node is */
+        const char *secret;                        /* absolute path; its file has 32 to 4096 bytes */
+        uint32_t heartbeat_ms, lease_ms, fence_ms; /* heartbeat < fence < lease */
+        uint32_t max_queue;                        /* bytes waiting for one peer; 64 MiB */
+    } cluster;
+    struct {
+        const char *sentinel;             /* the master's name; NULL: redis[0] is the server itself */
+        const char *user, *password_file; /* NULL: none */
+        uint32_t max_queue;               /* commands waiting for Redis; 1000 */
+        uint32_t pace;                    /* sessions registered again per second; 5000 */
+    } registry;
     struct {
         const char *driver, *path;
         uint32_t max_queued, max_batch;

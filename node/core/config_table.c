@@ -12,7 +12,7 @@
 
 static const char *const listen_modes[] = {"starttls", "tls", "auto", NULL};
 static const char *const access_actions[] = {"allow", "deny", NULL};
-static const char *const drivers[] = {"sqlite", "memory", NULL};
+static const char *const drivers[] = {"sqlite", "postgres", "memory", NULL};
 static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
 static const char *const log_formats[] = {"logfmt", "json", NULL};
 static const char *const conflicts[] = {"replace", "reject", "rename", NULL};
@@ -80,11 +80,64 @@ const struct option config_options[] = {
     ITEM("access", config_access, host, OPTION_DOMAIN, NULL, "Fits accounts of this virtual host."),
     ITEM("access", config_access, network, OPTION_NETWORK, NULL, "Fits clients that come from this network."),
 
+    LIST(postgres, postgres_count, NULL, 0, 64,
+         "The PostgreSQL databases, when `storage.driver` is `postgres`. The first keeps the cluster's own tables too. "
+         "Accounts are split evenly over all of them by their order: it may not change once there are accounts."),
+    ITEM("postgres", config_postgres, conninfo, OPTION_CONNINFO, NULL,
+         "How libpq connects: with several hosts and `target_session_attrs=read-write` it finds the primary. It may "
+         "hold a password, and is never logged.",
+         NEEDED),
+
+    LIST(redis, redis_count, NULL, 0, 16,
+         "Redis, which tells all nodes who is online where; without it everything works, only less is known. One "
+         "server, "
+         "or the Sentinels when `registry.sentinel` is given."),
+    ITEM("redis", config_redis, address, OPTION_ADDRESS, "127.0.0.1", "Numeric address."),
+    ITEM("redis", config_redis, port, OPTION_PORT, "6379", "TCP port.", .min = 1, .max = 65535),
+
+    LIST(http, http_count, NULL, 0, 8,
+         "Addresses and ports of plain HTTP: `/metrics` and `/health`, for operators only."),
+    ITEM("http", config_http, address, OPTION_ADDRESS, "127.0.0.1", "Numeric address."),
+    ITEM("http", config_http, port, OPTION_PORT, NULL, "TCP port.", .min = 1, .max = 65535, NEEDED),
+
     SECTION("node", "This process."),
     INT(node, workers, "0", 0, 256, "Event loops, one thread each; 0 is one per processor core."),
 
+    SECTION("cluster",
+            "Several nodes as one server, each with its own configuration; needs `storage.driver: postgres`. "
+            "With `node` the four files must be given."),
+    OPTION(cluster, node, OPTION_NODE, NULL, "This node's name, unlike all others'; without it the node is alone."),
+    OPTION(cluster, listen, OPTION_ADDRESS, "127.0.0.1",
+           "Numeric address the other nodes connect to; use one that only they reach."),
+    OPTION(cluster, port, OPTION_PORT, "5290", "TCP port for the other nodes.", .min = 1, .max = 65535),
+    OPTION(cluster, advertise, OPTION_ENDPOINT, NULL,
+           "Where the others find this node; without it `listen` and `port`, which then may not be every address."),
+    OPTION(cluster, certificate, OPTION_FILE, NULL,
+           "PEM file: this node's certificate for the link, for its name, as server and as client."),
+    OPTION(cluster, key, OPTION_FILE, NULL, "PEM file: that certificate's private key."),
+    OPTION(cluster, ca, OPTION_FILE, NULL, "PEM file: the authority that signed the certificates of all nodes."),
+    OPTION(cluster, secret, OPTION_FILE, NULL, "File of 32 to 4096 random bytes, the same on all nodes."),
+    DURATION(cluster, "heartbeat", heartbeat_ms, 1, "1s", 50, SECONDS(60),
+             "How often the node tells the database that it lives."),
+    DURATION(cluster, "lease", lease_ms, 1, "4s", 200, SECONDS(600),
+             "Silence after which the others take over what a node was responsible for."),
+    DURATION(cluster, "fence", fence_ms, 1, "3s", 100, SECONDS(600),
+             "Silence of the database after which a node stops acting for its accounts; shorter than `lease`."),
+    SIZE(cluster, max_queue, "64MiB", MIB(1), GIB(1),
+         "Bytes waiting for one other node; then clients are read slower."),
+
+    SECTION("registry", "The use of Redis."),
+    OPTION(registry, sentinel, OPTION_NAME, NULL,
+           "The master's name at the Sentinels; without it the first of `redis` is the server itself."),
+    OPTION(registry, user, OPTION_NAME, NULL, "User of Redis' access control."),
+    OPTION(registry, password_file, OPTION_FILE, NULL, "File with the password for Redis in its first line."),
+    INT(registry, max_queue, "1000", 10, 1000000, "Commands that may wait for Redis; then the oldest are dropped."),
+    INT(registry, pace, "5000", 1, 1000000, "Sessions registered again in a second when Redis comes back."),
+
     SECTION("storage", "Where accounts, rosters and archives are kept."),
-    OPTION(storage, driver, OPTION_WORD, "sqlite", "`memory` forgets everything at the end: for tests only.",
+    OPTION(storage, driver, OPTION_WORD, "sqlite",
+           "`sqlite` for a single node, `postgres` for a cluster too; `memory` forgets everything at the end: for "
+           "tests only.",
            .words = drivers),
     OPTION(storage, path, OPTION_PATH, "rookery.sqlite", "The database file of `sqlite`; made when it does not exist."),
     INT(storage, max_queued, "100000", 100, 10000000, "Operations that may wait; above it stanzas are refused."),

@@ -26,6 +26,10 @@ enum option_type {
     OPTION_JID,      /* const char *, prepared, bare */
     OPTION_ADDRESS,  /* const char *, numeric IPv4 or IPv6 */
     OPTION_NETWORK,  /* const char *, "address/bits" */
+    OPTION_ENDPOINT, /* const char *, "host:port" */
+    OPTION_NODE,     /* const char *, a node's name: [a-z0-9-]{1,63} */
+    OPTION_NAME,     /* const char *, 1 to 255 visible ASCII characters */
+    OPTION_CONNINFO, /* const char *, for libpq; may hold a password: never shown */
 };
 
 struct option {

@@ -44,6 +44,10 @@ const char *option_noun(const struct option *o)
         [OPTION_JID] = "a bare JID",
         [OPTION_ADDRESS] = "an IP address",
         [OPTION_NETWORK] = "a network",
+        [OPTION_ENDPOINT] = "a host with a port",
+        [OPTION_NODE] = "a node's name",
+        [OPTION_NAME] = "a name",
+        [OPTION_CONNINFO] = "a connection string",
     };
     return nouns[o->type];
 }
@@ -88,7 +92,13 @@ void option_allowed(const struct option *o, struct buf *out)
                                                [OPTION_DOMAIN] = "a domain, e.g. example.org",
                                                [OPTION_JID] = "user@domain",
                                                [OPTION_ADDRESS] = "e.g. 192.0.2.1 or \"2001:db8::1\"",
-                                               [OPTION_NETWORK] = "e.g. 192.0.2.0/24 or 2001:db8::/32"};
+                                               [OPTION_NETWORK] = "e.g. 192.0.2.0/24 or 2001:db8::/32",
+                                               [OPTION_ENDPOINT] =
+                                                   "e.g. host.example.org:5290 or \"[2001:db8::1]:5290\"",
+                                               [OPTION_NODE] = "1 to 63 of a-z, 0-9 and -",
+                                               [OPTION_NAME] = "1 to 255 visible ASCII characters",
+                                               [OPTION_CONNINFO] = "e.g. \"host=db1,db2 dbname=rookery "
+                                                                   "target_session_attrs=read-write\""};
         buf_str(out, examples[o->type]);
     }
     }
@@ -110,7 +120,10 @@ void option_quote(struct buf *out, const char *text, size_t n)
 
 static void refuse(const struct option *o, const char *text, size_t n, struct buf *wrong)
 {
-    option_quote(wrong, text, n);
+    if (o->type == OPTION_CONNINFO)
+        buf_str(wrong, "this");
+    else
+        option_quote(wrong, text, n);
     buf_printf(wrong, " is not %s; allowed: ", option_noun(o));
     option_allowed(o, wrong);
 }
@@ -197,6 +210,43 @@ static const char *read_address(struct arena *a, const char *s)
     return inet_pton(AF_INET, s, ip) == 1 || inet_pton(AF_INET6, s, ip) == 1 ? arena_strdup(a, s) : NULL;
 }
 
+static bool all_of(const char *s, const char *allowed, size_t max)
+{
+    size_t n = strspn(s, allowed);
+    return n && !s[n] && n <= max;
+}
+
+/* Whether the host is found shows only later: names may be resolved elsewhere. */
+static const char *read_endpoint(struct arena *a, const char *s)
+{
+    unsigned char ip[16];
+    uint64_t port;
+    const char *colon = strrchr(s, ':');
+    size_t n = colon ? (size_t)(colon - s) : 0;
+    if (!colon || !parse_number(colon + 1, no_units, &port) || !port || port > UINT16_MAX)
+        return NULL;
+    const char *host = arena_strndup(a, s, n);
+    bool good = n > 2 && *host == '[' && host[n - 1] == ']'
+                    ? inet_pton(AF_INET6, arena_strndup(a, host + 1, n - 2), ip) == 1
+                    : all_of(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-", 253);
+    return good ? arena_strdup(a, s) : NULL;
+}
+
+static const char *read_name(struct arena *a, const char *s)
+{
+    size_t n = 0;
+    while (s[n] > 0x20 && s[n] < 0x7f)
+        n++;
+    return n && !s[n] && n <= 255 ? arena_strdup(a, s) : NULL;
+}
+
+/* libpq alone understands all of it, and says what is wrong when the database is opened. */
+static const char *read_conninfo(struct arena *a, const char *s)
+{
+    bool uri = !strncmp(s, "postgresql://", 13) || !strncmp(s, "postgres://", 11);
+    return uri || strchr(s, '=') ? arena_strdup(a, s) : NULL;
+}
+
 static const char *read_path(const struct option *o, const char *s, const char *dir, struct arena *a, struct buf *wrong)
 {
     if (!*s)
@@ -222,6 +272,14 @@ static const char *read_string(const struct option *o, const char *s, size_t n, 
         return read_address(a, s);
     case OPTION_NETWORK:
         return read_network(a, s);
+    case OPTION_ENDPOINT:
+        return read_endpoint(a, s);
+    case OPTION_NODE:
+        return all_of(s, "abcdefghijklmnopqrstuvwxyz0123456789-", 63) ? arena_strdup(a, s) : NULL;
+    case OPTION_NAME:
+        return read_name(a, s);
+    case OPTION_CONNINFO:
+        return read_conninfo(a, s);
     default:
         return read_path(o, s, dir, a, wrong);
     }

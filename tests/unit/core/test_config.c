@@ -116,7 +116,7 @@ static void wrong_values(void **state)
         "test.yml:2: sm.max_resume: \"1500ms\" is not a duration; allowed: 0 to 24h, e.g. 30s\n"
         "test.yml:3: node.workers: \"-1\" is not a number; allowed: 0 to 256\n");
     bad(HOSTS "storage: { driver: oracle }\nmax_cached_accounts: [1]\n",
-        "test.yml:2: storage.driver: \"oracle\" is not a known word; allowed: sqlite, memory\n"
+        "test.yml:2: storage.driver: \"oracle\" is not a known word; allowed: sqlite, postgres, memory\n"
         "test.yml:3: max_cached_accounts: a list stands here, not a number; allowed: 0 to 10000000\n");
     bad(HOSTS "node: { workers: 99999999999999999999999999 }\n",
         "test.yml:2: node.workers: \"99999999999999999999999999\" is not a number; allowed: 0 to 256\n");
@@ -311,13 +311,106 @@ static void documentation(void **state)
     buf_free(&must);
 }
 
+/* A file of n bytes; its name. */
+static const char *secret_file(char *path, size_t n)
+{
+    strcpy(path, "/tmp/rookery-config-XXXXXX");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, (off_t)n), 0);
+    close(fd);
+    return path;
+}
+
+#define LINK "  certificate: /dev/null\n  key: /dev/null\n  ca: /dev/null\n"
+
+static void cluster(void **state)
+{
+    (void)state;
+    char path[64], text[1024];
+    snprintf(text, sizeof text,
+             HOSTS "cluster:\n  node: node-1\n  secret: %s\n  listen: \"::1\"\n" LINK "storage: { driver: postgres }\n"
+                   "postgres: [{ conninfo: host=a password=x }, { conninfo: \"postgresql://b/c\" }]\n"
+                   "redis: [{}, { address: 127.0.0.2, port: 26379 }]\n"
+                   "registry: { sentinel: rookery, user: me, password_file: /dev/null }\n"
+                   "http: [{ port: 8080 }]\n",
+             secret_file(path, 32));
+    struct config *c = good(text);
+    assert_string_equal(c->cluster.node, "node-1");
+    assert_string_equal(c->cluster.advertise, "[::1]:5290");
+    assert_int_equal(c->cluster.heartbeat_ms, 1000);
+    assert_int_equal(c->cluster.lease_ms, 4000);
+    assert_int_equal(c->cluster.fence_ms, 3000);
+    assert_int_equal(c->cluster.max_queue, 64 << 20);
+    assert_int_equal(c->postgres_count, 2);
+    assert_string_equal(c->postgres[0].conninfo, "host=a password=x");
+    assert_int_equal(c->redis_count, 2);
+    assert_int_equal(c->redis[0].port, 6379);
+    assert_string_equal(c->redis[1].address, "127.0.0.2");
+    assert_string_equal(c->registry.sentinel, "rookery");
+    assert_int_equal(c->registry.pace, 5000);
+    assert_int_equal(c->http_count, 1);
+    assert_string_equal(c->http[0].address, "127.0.0.1");
+    config_free(&c);
+    unlink(path);
+}
+
+static void wrong_cluster(void **state)
+{
+    (void)state;
+    char path[64], text[1024], why[1024];
+    bad(HOSTS "cluster:\n  node: node1\n  listen: 0.0.0.0\n",
+        "test.yml:3: cluster.certificate: missing; it must be given with cluster.node\n"
+        "test.yml:3: cluster.key: missing; it must be given with cluster.node\n"
+        "test.yml:3: cluster.ca: missing; it must be given with cluster.node\n"
+        "test.yml:3: cluster.secret: missing; it must be given with cluster.node\n"
+        "test.yml:3: cluster.node: a cluster needs storage.driver: postgres\n"
+        "test.yml:4: cluster.advertise: must be given when cluster.listen is every address\n");
+    bad(HOSTS "cluster:\n" LINK, "test.yml:3: cluster.certificate: is not used without cluster.node\n"
+                                 "test.yml:4: cluster.key: is not used without cluster.node\n"
+                                 "test.yml:5: cluster.ca: is not used without cluster.node\n");
+    snprintf(text, sizeof text,
+             HOSTS "storage: { driver: postgres }\npostgres: [{ conninfo: a=b }]\n"
+                   "cluster:\n  node: n\n  secret: %s\n  advertise: '[::1]:1'\n  fence: 4s\n  heartbeat: 4s\n" LINK,
+             secret_file(path, 31));
+    snprintf(why, sizeof why,
+             "test.yml:6: cluster.secret: %s must be a file of 32 to 4096 bytes\n"
+             "test.yml:8: cluster.fence: must be shorter than cluster.lease\n"
+             "test.yml:9: cluster.heartbeat: must be shorter than cluster.fence\n",
+             path);
+    bad(text, why);
+    unlink(path);
+    bad(HOSTS "cluster: { node: Node_1, advertise: node1, port: 0 }\n",
+        "test.yml:2: cluster.node: \"Node_1\" is not a node's name; allowed: 1 to 63 of a-z, 0-9 and -\n"
+        "test.yml:2: cluster.advertise: \"node1\" is not a host with a port; allowed: e.g. host.example.org:5290 or "
+        "\"[2001:db8::1]:5290\"\n"
+        "test.yml:2: cluster.port: \"0\" is not a port; allowed: 1 to 65535\n");
+}
+
+/* A password in a connection string that is refused is not shown. */
+static void wrong_services(void **state)
+{
+    (void)state;
+    bad(HOSTS "storage: { driver: postgres }\n",
+        "test.yml:2: storage.driver: postgres needs one item under postgres at least\n");
+    bad(HOSTS "postgres:\n- conninfo: a=b\n", "test.yml:3: postgres: is not used unless storage.driver is postgres\n");
+    bad(HOSTS "postgres:\n- conninfo: password hunter2\n",
+        "test.yml:3: postgres.conninfo: this is not a connection string; allowed: e.g. \"host=db1,db2 dbname=rookery "
+        "target_session_attrs=read-write\"\n");
+    bad(HOSTS "registry:\n  sentinel: rookery\n",
+        "test.yml:3: registry.sentinel: the Sentinels must be listed under redis\n");
+    bad(HOSTS "registry:\n  user: a b\n",
+        "test.yml:3: registry.user: \"a b\" is not a name; allowed: 1 to 255 visible ASCII characters\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),        cmocka_unit_test(values),   cmocka_unit_test(wrong_values),
-        cmocka_unit_test(wrong_addresses), cmocka_unit_test(hosts),    cmocka_unit_test(names),
-        cmocka_unit_test(together),        cmocka_unit_test(not_yaml), cmocka_unit_test(bounded),
-        cmocka_unit_test(files),           cmocka_unit_test(table),    cmocka_unit_test(documentation),
+        cmocka_unit_test(defaults),        cmocka_unit_test(values),        cmocka_unit_test(wrong_values),
+        cmocka_unit_test(wrong_addresses), cmocka_unit_test(hosts),         cmocka_unit_test(names),
+        cmocka_unit_test(together),        cmocka_unit_test(not_yaml),      cmocka_unit_test(bounded),
+        cmocka_unit_test(files),           cmocka_unit_test(table),         cmocka_unit_test(documentation),
+        cmocka_unit_test(cluster),         cmocka_unit_test(wrong_cluster), cmocka_unit_test(wrong_services),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
