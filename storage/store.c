@@ -117,6 +117,7 @@ static void client_unref(struct store_client *c)
 static void client_settled(struct store_client *c, uint32_t n)
 {
     c->pending -= n;
+    metric_add(M_STORE_QUEUED, -(int64_t)n);
     atomic_fetch_sub(&c->store->queued, n);
 }
 
@@ -200,13 +201,26 @@ static void batch_post(struct batch *b)
         batch_drop(b);
 }
 
+static void measure(const struct store_req *list)
+{
+    uint64_t n = 0, now_us = metric_clock_us();
+    for (const struct store_req *r = list; r; r = r->next, n++) {
+        if (r->called_us && r->err == OK)
+            metric_observe(H_COMMIT, now_us - r->called_us);
+        if (r->err != OK && r->err != ERR_NOT_FOUND && r->err != ERR_EXISTS)
+            metric_add(M_STORE_FAILED_TOTAL, 1);
+    }
+    metric_add(M_STORE_BATCH_TOTAL, 1);
+    metric_add(M_STORE_OP_TOTAL, (int64_t)n);
+    metric_observe(H_BATCH, n);
+}
+
 void store_complete(struct store_req *list)
 {
     struct batch *batches = NULL; /* one per worker: few */
-    metric_add(M_STORE_BATCH_TOTAL, 1);
+    measure(list);
     for (struct store_req *r = list, *next; r; r = next) {
         next = r->next;
-        metric_add(M_STORE_OP_TOTAL, 1);
         struct batch *b = batches;
         while (b && b->client != r->client)
             b = b->next;
@@ -247,10 +261,14 @@ static void call(struct store_client *c, struct store_req *r)
     struct store *s = c->store;
     if (atomic_fetch_add(&s->queued, 1) >= s->max_queued) {
         atomic_fetch_sub(&s->queued, 1);
+        metric_add(M_STORE_FAILED_TOTAL, 1);
         call_refuse(c, r, ERR_BUSY);
         return;
     }
     c->pending++;
+    metric_add(M_STORE_QUEUED, 1);
+    if (r->op >= OP_ACCOUNT_CREATE)
+        r->called_us = metric_clock_us();
     if (r->op != OP_ARCHIVE_PURGE)
         call_queue(c, r);
     r->next = NULL;

@@ -68,7 +68,8 @@ struct store_req {
     struct store_client *client;
     struct arena *arena; /* store_req_arena */
     enum store_op op;
-    bool done; /* store.c */
+    bool done;          /* store.c */
+    uint64_t called_us; /* writes: when */
     union {
         store_done_fn *done;
         store_credentials_fn *credentials;

@@ -1,6 +1,7 @@
 #include "loop_impl.h"
 
 #include "err.h"
+#include "metrics.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -27,10 +28,13 @@ static uint64_t clock_us(clockid_t id)
     return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
-static void read_clocks(struct loop *l)
+/* The monotonic clock in microseconds. */
+static uint64_t read_clocks(struct loop *l)
 {
-    l->mono_ms = clock_us(CLOCK_MONOTONIC) / 1000;
+    uint64_t us = clock_us(CLOCK_MONOTONIC);
+    l->mono_ms = us / 1000;
     l->unix_us = clock_us(CLOCK_REALTIME);
+    return us;
 }
 
 static void on_stop(void *arg)
@@ -131,7 +135,10 @@ static int wait_ms(const struct loop *l)
 static void run_due_timers(struct loop *l)
 {
     uint64_t started = l->order; /* one that restarts itself with no delay waits for the next turn */
-    for (struct timer *t; (t = loop_next_timer(l)) && t->due_ms <= l->mono_ms && t->order < started;)
+    struct timer *t = loop_next_timer(l);
+    if (t && t->due_ms <= l->mono_ms)
+        metric_observe(H_LAG, (l->mono_ms - t->due_ms) * 1000);
+    for (; (t = loop_next_timer(l)) && t->due_ms <= l->mono_ms && t->order < started;)
         loop_run_timer(l, t);
 }
 
@@ -140,12 +147,13 @@ static void turn(struct loop *l)
     struct loop_poll *p = l->poll;
     p->count = epoll_wait(p->fd, p->ready, BATCH, wait_ms(l));
     CHECK(p->count >= 0 || errno == EINTR, "epoll_wait: %s", strerror(errno));
-    read_clocks(l);
+    uint64_t woke_us = read_clocks(l);
     for (p->at = 0; p->at < p->count;)
         report(l, &p->ready[p->at++]);
     p->at = p->count = 0;
     run_due_timers(l);
     loop_run_tasks(l);
+    metric_observe(H_TURN, metric_clock_us() - woke_us);
 }
 
 void loop_run(struct loop *l)

@@ -49,6 +49,7 @@ struct c2s_session {
     bool asked; /* an <r/> is out */
     uint32_t resume_s;
     uint64_t reported;  /* h that the home was told */
+    uint32_t told;      /* h that the client was told */
     uint64_t answer_at; /* the client's <r/> came after this many stanzas; 0: none is waiting */
     uint64_t sent_id;   /* without SM: last archive id handed to the connection */
 };

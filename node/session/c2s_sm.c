@@ -17,6 +17,7 @@ void session_clear(struct c2s_session *s)
 {
     for (uint32_t i = 0; i < s->queue_count; i++)
         bytes_unref(&item(s, i)->bytes);
+    metric_add(M_UNACKED_BYTES, -(int64_t)s->queue_bytes);
     free(s->queue);
     free(s->need);
     bytes_unref(&s->blocked);
@@ -27,6 +28,15 @@ void session_clear(struct c2s_session *s)
 static uint32_t handled_h(const struct c2s_session *s)
 {
     return s->handled > s->sm_base ? (uint32_t)(s->handled - s->sm_base) : 0;
+}
+
+/* The h that the client is about to be told. */
+static uint32_t tell_h(struct c2s_session *s)
+{
+    uint32_t h = handled_h(s);
+    metric_add(M_ACKNOWLEDGED_TOTAL, (uint32_t)(h - s->told)); /* h counts modulo 2^32 */
+    s->told = h;
+    return h;
 }
 
 static void send_failed(struct c2s *c, const char *condition, uint64_t h)
@@ -78,7 +88,7 @@ void c2s_sm_enable(struct c2s *c, const struct xml *x)
 static void send_ack(struct c2s *c)
 {
     char text[64];
-    snprintf(text, sizeof text, "<a xmlns='" NS_SM "' h='%u'/>", handled_h(&c->session));
+    snprintf(text, sizeof text, "<a xmlns='" NS_SM "' h='%u'/>", tell_h(&c->session));
     c2s_write_text(c, text);
 }
 
@@ -172,6 +182,7 @@ static void acknowledge(struct c2s *c, uint32_t n)
         if (it->id)
             last = it->id;
         s->queue_bytes -= it->bytes->len;
+        metric_add(M_UNACKED_BYTES, -(int64_t)it->bytes->len);
         bytes_unref(&it->bytes);
         s->queue_off = (s->queue_off + 1) % s->queue_cap;
         s->queue_count--;
@@ -233,6 +244,7 @@ void c2s_sm_push(struct c2s *c, struct bytes *b, uint64_t id)
     }
     *item(s, s->queue_count++) = (struct out_item){bytes_ref(b), id};
     s->queue_bytes += b->len;
+    metric_add(M_UNACKED_BYTES, b->len);
     s->sent++;
     if (s->queue_count > cf->sm.max_unacked || s->queue_bytes > cf->sm.max_unacked_bytes) {
         /* What is kept stays with the home and reaches the next session; nothing is lost by giving up this one. */
@@ -334,7 +346,7 @@ static void resume_finish(struct c2s *c)
     struct buf b = {0};
     buf_printf(&b, "<resumed xmlns='%s' previd='", NS_SM);
     xml_escape(&b, c->resume_token, strlen(c->resume_token), true);
-    buf_printf(&b, "' h='%u'/>", handled_h(s));
+    buf_printf(&b, "' h='%u'/>", tell_h(s));
     c2s_write_text(c, buf_cstr(&b));
     buf_free(&b);
     free(c->resume_token);

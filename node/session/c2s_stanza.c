@@ -309,7 +309,8 @@ void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x)
 
 static void give(struct c2s *c, struct bytes *b, uint64_t id)
 {
-    metric_add(M_OUT_TOTAL, 1);
+    char kind = b->data[1]; /* of <message, <presence, <iq */
+    metric_add(kind == 'm' ? M_OUT_MESSAGE_TOTAL : kind == 'p' ? M_OUT_PRESENCE_TOTAL : M_OUT_IQ_TOTAL, 1);
     if (c->conn && !c->resuming)
         conn_write_bytes(c->conn, b);
     if (c->session.sm)
