@@ -73,6 +73,8 @@ struct envelope {
     struct addr from, to; /* from: where answers go */
     uint64_t session, seq, id;
     uint32_t code, flags;
+    uint64_t prev;   /* stanzas: seq of the session's previous uncommitted one for the same account (c2s_stanza.c),
+                        0: none */
     uint64_t reg;    /* BIND is registration 0, each ENV_REGISTER of a session counts on */
     uint64_t origin; /* messages: hash of XEP-0359 origin-id, 0: none */
     enum stanza_kind stanza_kind;

@@ -41,7 +41,8 @@
     X(M_STORE_OP_TOTAL, "store_operations_total", "storage operations, reads and writes")                              \
     X(M_STORE_FAILED_TOTAL, "store_failed_total", "storage operations that were not carried out, or nobody knows")     \
     X(M_STORE_QUEUED, "store_queued", "storage operations called and not yet finished")                                \
-    X(M_HTTP_TOTAL, "http_requests_total", "answered HTTP requests")
+    X(M_HTTP_TOTAL, "http_requests_total", "answered HTTP requests")                                                   \
+    X(M_MESH_SKIPPED_TOTAL, "mesh_skipped_total", "envelopes from other nodes that were not understood")
 
 /* X(id, name, scale, help): observed in microseconds and shown as seconds (SCALE_SECONDS), or counted (SCALE_COUNT) */
 #define HISTOGRAMS(X)                                                                                                  \
