@@ -128,7 +128,7 @@ void membership_fenced(struct membership *m, uint64_t epoch);
  * CLOCK_MONOTONIC in service). */
 bool membership_lease_ok(const struct membership *m, uint64_t now_ms);
 /* The current ring, with a reference for the caller; NULL: none was read yet. */
-struct ring *membership_snapshot(const struct membership *m);
+struct ring *membership_snapshot(struct membership *m);
 /* False: not registered yet. */
 bool membership_self(const struct membership *m, uint32_t *node, uint64_t *incarnation);
 
