@@ -93,6 +93,8 @@ static enum err probe_ports(const struct config *c, char **why)
     enum err e = OK;
     for (size_t i = 0; i < c->listen_count && e == OK; i++)
         e = listener_probe(c->listen[i].address, c->listen[i].port, why);
+    for (size_t i = 0; i < c->http_count && e == OK; i++)
+        e = listener_probe(c->http[i].address, c->http[i].port, why);
     return e;
 }
 
@@ -169,6 +171,14 @@ static bool same_ports(const struct config *a, const struct config *b)
     return equal;
 }
 
+static bool same_http(const struct config *a, const struct config *b)
+{
+    bool equal = a->http_count == b->http_count;
+    for (size_t i = 0; i < a->http_count && equal; i++)
+        equal = same(a->http[i].address, b->http[i].address) && a->http[i].port == b->http[i].port;
+    return equal;
+}
+
 /* What is opened once at the start stays as it was; an operator who changed it is told so. */
 static void warn_restart(const struct config *old, const struct config *new)
 {
@@ -177,6 +187,7 @@ static void warn_restart(const struct config *old, const struct config *new)
         bool equal;
     } fixed[] = {
         {"listen", same_ports(old, new)},
+        {"http", same_http(old, new)},
         {"node.workers", old->node.workers == new->node.workers},
         {"storage.driver", same(old->storage.driver, new->storage.driver)},
         {"storage.path", same(old->storage.path, new->storage.path)},
@@ -227,6 +238,7 @@ void daemon_stop(struct daemon *d)
     if (d->stopping)
         return;
     d->stopping = true;
+    atomic_store(&d->node.unwell, "stopping");
     log_info(&main_log, "stopping");
     notify("STOPPING=1");
     watchdog_stopping(d->watchdog);

@@ -2,6 +2,7 @@
 
 #include "metrics.h"
 #include "modules.h"
+#include "monitor.h"
 
 #include <stdlib.h>
 
@@ -118,6 +119,11 @@ static void accept_auto(void *arg, int fd, const struct sockaddr *peer)
 
 static listener_fn *const accept_fns[] = {accept_starttls, accept_tls, accept_auto};
 
+static void accept_http(void *arg, int fd, const struct sockaddr *peer)
+{
+    http_server_accept(((struct worker *)arg)->http, fd, peer);
+}
+
 /* ---- life ---- */
 
 enum err worker_listen(struct worker *w, char **why)
@@ -130,6 +136,14 @@ enum err worker_listen(struct worker *w, char **why)
         if (e != OK)
             return e;
         w->listener_count++;
+    }
+    w->http_listeners = xcalloc(c->http_count, sizeof *w->http_listeners);
+    for (size_t i = 0; i < c->http_count; i++) {
+        const struct config_http *h = &c->http[i];
+        enum err e = listener_new(w->loop, h->address, h->port, accept_http, w, &w->http_listeners[i], why);
+        if (e != OK)
+            return e;
+        w->http_listener_count++;
     }
     return OK;
 }
@@ -144,6 +158,7 @@ void worker_init(struct worker *w, struct node *n, uint16_t index)
     w->loop = loop_epoll_new();
     w->inbox = inbox_new(w->loop, w);
     w->io = conn_io_new(w->loop);
+    w->http = http_server_new(w->loop, w->io, monitor_routes, n);
     w->parsers = xml_pool_new(n->config->c2s.parsers);
     w->store = store_client_new(n->store, w->inbox);
     w->sm = sm_new(w->loop, w->store, n->config, store_secret(n->store), modules, send_env, w);
@@ -172,8 +187,12 @@ void worker_free(struct worker *w)
     for (size_t i = 0; i < w->listener_count; i++)
         listener_free(&w->listeners[i]);
     free(w->listeners);
+    for (size_t i = 0; i < w->http_listener_count; i++)
+        listener_free(&w->http_listeners[i]);
+    free(w->http_listeners);
     if (!w->loop)
         return;
+    http_server_free(&w->http);
     edge_free(&w->edge);
     drain(w);
     sm_free(&w->sm);
@@ -210,7 +229,8 @@ void worker_reload(struct worker *w, const struct config *c, struct tls *tls, vo
     inbox_push(w->inbox, &r->msg);
 }
 
-/* Stopped when every stream is gone and storage has answered, or when it takes too long. */
+/* The HTTP port stays open meanwhile and says so. Stopped when every stream is gone and storage has answered, or when
+ * it takes too long. */
 static void on_stop_check(void *arg)
 {
     struct worker *w = arg;

@@ -9,9 +9,11 @@
 #define ROOKERY_WORKER_H
 
 #include "edge.h"
+#include "http_server.h"
 #include "sm.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 struct node;
 
@@ -29,6 +31,9 @@ struct worker {
     struct store_client *store;
     struct listener **listeners;
     size_t listener_count;
+    struct http_server *http;
+    struct listener **http_listeners;
+    size_t http_listener_count;
     struct inbox_msg *local_head, **local_tail; /* envelopes for this very worker */
     bool draining;
     struct task drain;
@@ -45,6 +50,7 @@ struct node {
     struct ip_limits *ips;
     struct worker *workers;
     uint16_t worker_count;
+    _Atomic(const char *) unwell; /* why new clients should not come here, static text for /health; NULL: they may */
 };
 
 /* Both on the main thread, before worker_run. */

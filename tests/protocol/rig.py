@@ -72,7 +72,7 @@ class Server:
         self.dir = Path(tempfile.mkdtemp(prefix="rookery-test-"))
         self.settings, self.process, self.domain = settings, None, DOMAINS[0]
         self.environment = {}  # added to ours
-        self.port, self.tls_port, self.auto_port = free_port(), free_port(), free_port()
+        self.port, self.tls_port, self.auto_port, self.http_port = (free_port() for _ in range(4))
         self.certificates = {d: make_certificate(self.dir, d) for d in DOMAINS}
         self.log_path = self.dir / "server.log"
         self.write_config()
@@ -151,6 +151,7 @@ class Rookery(Server):
             "listen": [{"address": "127.0.0.1", "port": self.port, "mode": "starttls"},
                        {"address": "127.0.0.1", "port": self.tls_port, "mode": "tls"},
                        {"address": "127.0.0.1", "port": self.auto_port, "mode": "auto"}],
+            "http": [{"address": "127.0.0.1", "port": self.http_port}],
             "node": {"workers": 2},
             "storage": {"driver": "sqlite", "path": self.dir / "rookery.sqlite"},
             "control": {"socket": self.dir / "rookeryctl.sock"},

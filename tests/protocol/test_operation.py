@@ -401,14 +401,15 @@ def second(server, **settings):
 def test_a_second_daemon_is_refused(new_server, login, account, tmp_path):
     server = new_server()
     ports = [{"address": "127.0.0.1", "port": rig.free_port(), "mode": "tls"}]
+    web = [{"address": "127.0.0.1", "port": rig.free_port()}]
     elsewhere = {"path": tmp_path / "other.sqlite"}
     code, said = second(server)
     assert code == 1 and f"port {server.port}: another process listens there" in said
     code, said = second(server, storage=elsewhere, control={"socket": tmp_path / "s"})
     assert code == 1 and f"port {server.port}: another process listens there" in said
-    code, said = second(server, listen=ports, control={"socket": tmp_path / "s"})
+    code, said = second(server, listen=ports, http=web, control={"socket": tmp_path / "s"})
     assert code == 1 and "rookery.sqlite is in use by another server" in said
-    code, said = second(server, listen=ports, storage=elsewhere)
+    code, said = second(server, listen=ports, http=web, storage=elsewhere)
     assert code == 1 and "rookeryctl.sock: another server listens there" in said
     login(account(at=server), at=server).ping()
     server.ctl("status")
