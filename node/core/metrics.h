@@ -41,6 +41,8 @@
     X(M_STORE_OP_TOTAL, "store_operations_total", "storage operations, reads and writes")                              \
     X(M_STORE_FAILED_TOTAL, "store_failed_total", "storage operations that were not carried out, or nobody knows")     \
     X(M_STORE_QUEUED, "store_queued", "storage operations called and not yet finished")                                \
+    X(M_REGISTRY_UP, "registry_up", "workers whose session registry is served by Redis")                               \
+    X(M_REGISTRY_WAITING, "registry_waiting", "sessions of which Redis has not been told")                             \
     X(M_HTTP_TOTAL, "http_requests_total", "answered HTTP requests")                                                   \
     X(M_MESH_SKIPPED_TOTAL, "mesh_skipped_total", "envelopes from other nodes that were not understood")
 
