@@ -272,6 +272,7 @@ static void own_available(struct hook_ctx *cx)
         welcome(se);
     if (ready)
         mailbox_session_ready(se);
+    hooks_session_presence(se, cx->stanza);
 }
 
 /* body: the unavailable presence, without `to`. */
@@ -295,6 +296,7 @@ static void own_unavailable(struct session *se, struct stanza *st)
     if (was)
         deliver_to(se, body); /* 4.5.2: to the one that sent it as well */
     bytes_unref(&body);
+    hooks_session_presence(se, st);
 }
 
 /* XEP-0191 3.2 for what is not refused at the edge already. */

@@ -36,6 +36,13 @@ void hooks_presence(struct hook_ctx *cx)
     stanza_free(&cx->stanza);
 }
 
+void hooks_session_presence(struct session *se, struct stanza *st)
+{
+    for (const struct module *const *m = se->account->sm->modules; *m; m++)
+        if ((*m)->session_presence)
+            (*m)->session_presence(se, st);
+}
+
 /* Answers go straight to the asking session when it is ours: same path, no detour over its JID. */
 static void answer(struct sm *sm, struct session *se, struct stanza **r)
 {

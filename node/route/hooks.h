@@ -71,6 +71,8 @@ struct module {
     void (*session_close)(struct session *se); /* before it is freed; still in the account's list */
     /* A presence: from one of the account's own sessions (cx->session set), or from elsewhere to this account. */
     hook_fn *presence;
+    /* A session has broadcast st, available or unavailable (RFC 6121 4.2, 4.4, 4.5), and has changed accordingly. */
+    void (*session_presence)(struct session *se, struct stanza *st);
     /* Adds to a disco#info answer; cx->to says whose. */
     void (*disco_info)(struct hook_ctx *cx, struct arena *a, struct xml *query);
 };
@@ -102,6 +104,8 @@ enum stanza_error hook_err_stanza(enum err e);
 enum hook_result hooks_iq(struct hook_ctx *cx);
 /* Runs the presence hooks. Consumes cx->stanza. */
 void hooks_presence(struct hook_ctx *cx);
+/* For the module that keeps presence: runs the session_presence hooks. */
+void hooks_session_presence(struct session *se, struct stanza *st);
 
 /* ---- mailbox (deliver.c) ---- */
 

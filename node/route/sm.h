@@ -19,6 +19,7 @@
 struct sm;
 struct account;
 struct module;
+struct registry;
 
 /* A resource of an account, as its home sees it (the edge's side is struct c2s). */
 struct session {
@@ -100,6 +101,7 @@ struct sm {
     struct list dirty; /* mailboxes whose watermark is to be written */
     struct timer flush;
     const struct module *const *modules; /* NULL-terminated; running order */
+    struct registry *registry;           /* storage/redis; the worker sets it. NULL: none */
 };
 
 struct sm *sm_new(struct loop *l, struct store_client *st, const struct config *c, const uint8_t secret[32],

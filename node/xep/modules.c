@@ -1,6 +1,7 @@
 #include "modules.h"
 
 #include "presence.h"
+#include "registry_feed.h"
 #include "roster.h"
 #include "xep.h"
 
@@ -12,7 +13,7 @@ static const struct module spine = {
 };
 
 const struct module *const modules[] = {
-    &im_roster,        &im_presence,       &spine,         &xep_0030_disco,
-    &xep_0092_version, &xep_0191_blocking, &xep_0199_ping, &xep_0202_time,
-    &xep_0280_carbons, &xep_0313_mam,      NULL,
+    &im_roster,      &im_presence,      &im_registry_feed,  &spine,
+    &xep_0030_disco, &xep_0092_version, &xep_0191_blocking, &xep_0199_ping,
+    &xep_0202_time,  &xep_0280_carbons, &xep_0313_mam,      NULL,
 };

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "../storage/redis/registry.h"
+#include "registry.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>

@@ -2,7 +2,7 @@
  * leak or block; and what is under way stays bounded. */
 #include "redis_fixture.h"
 
-#include "../storage/redis/redis_link.h"
+#include "redis_link.h"
 
 #include <poll.h>
 #include <pthread.h>
