@@ -212,12 +212,12 @@ static void flood(void **state)
 
 static void on_lost(void *owner, const char *why)
 {
-    *(const char **)owner = why;
+    *(const char *volatile *)owner = why;
 }
 
 static void too_long(void **state)
 {
-    const char *lost = NULL;
+    const char *volatile lost = NULL;
     size_t n = REDIS_REPLY_MAX_BYTES + (1 << 20);
     char *text = malloc(n);
     struct loop *l = loop_epoll_new();
@@ -226,11 +226,11 @@ static void too_long(void **state)
     memcpy(text, "$999999999\r\n", 12);
     struct fake f = {.says = text, .length = n, .unasked = true};
     fake_open(&f);
-    struct redis_link *k = redis_link_open(l, "127.0.0.1", f.port, on_lost, &lost);
+    struct redis_link *k = redis_link_open(l, "127.0.0.1", f.port, on_lost, (void *)&lost);
     run_until(l, 10000, lost);
     assert_string_equal(lost, "reply too long");
     redis_link_close(&k);
-    k = redis_link_open(l, "localhost", f.port, on_lost, &lost);
+    k = redis_link_open(l, "localhost", f.port, on_lost, (void *)&lost);
     lost = NULL;
     run_until(l, 1000, lost);
     assert_string_equal(lost, "no numeric address");
