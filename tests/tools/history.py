@@ -1,64 +1,81 @@
 #!/usr/bin/python3
 """Checks a recorded history of clients and servers offline: what was acknowledged, delivered, archived, and in which order.
 
-Usage: history.py FILE...         JSON lines of one run, one event a line; exits 1 when an invariant does not hold
+Usage: history.py [--max-gap KIND=SECONDS]... [--limit N] FILE...
+
+A FILE holds JSON lines, one event a line, of one run; FILE1+FILE2 is one run recorded in several files, of which the first
+holds all `send`s. Prints a summary and every violation (--limit N of each kind); exits 1 when an invariant does not hold.
 
 A message's body is "SENDER RECIPIENT N": the full JID it was sent from, the bare JID it was sent to, and a number that no
-other message of this sender has. Events (`e` is the kind; more fields may be there, other kinds are ignored):
+other message of this sender has. Events (`e` is the kind, `t` monotonic seconds; more fields may be there, other kinds are
+only counted):
 
   send     from, to, n, again    before the bytes leave; again: a repetition under the same origin-id
   acked    from, messages        [[to, n], ...] that <a/>, <resumed/> or <failed/> covered
-  count    session, h, known, sent   a server's h in <a/>, <resumed/>, <failed/>: what was known of it, what had been sent
+  count    session, h, known, sent   a server's h in <a/> or <resumed/>: what was known of it, what had been sent
+  failed   session, h, sent      the h of <failed/>, null without; it may lag behind what was acknowledged before
   recv     at, session, from, body, sid     sid: <stanza-id/> of the own archive, or null; a resumed session keeps its name;
            early                            it was for the full JID of a session that was not yet available
-  archive  of, sid, from, body   one row, in the archive's order, read when everything was quiet
+  waiting  of, body              found among the offline messages of an account at the end
+  archive  of, sid, from, body   one row, in the archive's order, read when everything was quiet; or
+           of, rows              [[sid, from, body], ...], several of them
   archived of                    the whole archive of this account is above
+  fault    t, id, kind, on       something was broken: kill, stop, pg, ...; on: what, for instance node2
+  healed   t, id                 it works again, as far as the breaker is concerned
+  probe    t, pair, sockets      a probe arrived at t; pair: its name; sockets: nodes its two clients are connected to
+  bind, resumed, kill, cut       counted
 
 Invariants:
   I1  an acknowledged message is once in the recipient's archive and once in the sender's; any other at most once
-  I2  an acknowledged message was received by its recipient
+  I2  an acknowledged message was received by its recipient, or waits for it at the end
   I3  per (sender's full JID, recipient's bare JID): order of both archives and of first receptions = order of sending;
       an early reception may overtake: RFC 6121 8.5.3.1 gives it at once, what is for the bare JID waits for presence
   I4  one session receives a message once; another session only under the same stanza-id, which is that of the archive
   I5  nothing is received or archived that was not sent, or not by or not for the one it says
   I6  a server's count never goes back within a session and is never above what was sent
+  I8  (reported; checked with --max-gap) the longest time in which a pair's probes did not arrive, per kind of fault: KIND,
+      and "KIND socket" when what broke is a node one of the two was connected to; "none" when nothing was broken
 """
+import argparse
+import bisect
 import collections
 import json
 import sys
 
 Violation = collections.namedtuple("Violation", "invariant text")
+AFTERMATH_S = 10  # a gap that begins so soon after a fault has healed is still its own
 
 
 def bare(jid):
-    return jid.split("/")[0]
-
-
-def parse_body(body):
-    """(sender, recipient, n) or None."""
-    parts = (body or "").split(" ")
-    return (parts[0], parts[1], int(parts[2])) if len(parts) == 3 and parts[2].isdigit() else None
+    return jid.partition("/")[0]
 
 
 class History:
-    """feed() the events in their order, then check(). A message is named by (sender, recipient, n)."""
+    """feed() the events in their order, then check(). A message is named by its body, and kept as a number."""
 
     def __init__(self):
         self.found = []
-        self.order = {}                                       # message -> place among this pair's messages
-        self.pairs = collections.Counter()
-        self.acked = set()
-        self.received = collections.defaultdict(list)         # message -> [(session, sid)]
-        self.first_receptions = collections.defaultdict(list)  # (sender, recipient) -> [message]
-        self.archives = collections.defaultdict(list)         # account -> [(sid, message)]
-        self.complete = set()
-        self.repeated = 0
+        self.number = {}                # body -> number of the message; below, lists by that number
+        self.body, self.pair, self.place = [], [], []
+        self.in_recipient, self.in_sender, self.acked = bytearray(), bytearray(), bytearray()  # times archived; acknowledged
+        self.pairs, self.pair_number = [], {}                 # (sender, recipient), and back
+        self.pair_size = []
+        self.received, self.repeated = {}, {}                 # number -> (session, sid) first; all later ones, in a list
+        self.last_received = {}                               # pair -> number
+        self.last_archived = {}                               # (account, pair) -> number
+        self.sid = {}                                         # number -> sid in the recipient's archive
+        self.sids = collections.defaultdict(set)              # account -> sids of its archive
+        self.complete, self.waiting = set(), set()
+        self.sent_again = self.rows = 0
         self.counts = {}
         self.kinds = collections.Counter()
+        self.probes, self.faults = collections.defaultdict(list), {}
+        self.handlers = {k[3:]: getattr(self, k) for k in dir(self) if k.startswith("on_")}
 
     def feed(self, event):
-        self.kinds[event["e"]] += 1
-        handler = getattr(self, "on_" + event["e"], None)
+        kind = event["e"]
+        self.kinds[kind] += 1
+        handler = self.handlers.get(kind)
         if handler:
             handler(event)
 
@@ -68,134 +85,221 @@ class History:
     # -- events --------------------------------------------------------------------------------------------------
 
     def on_send(self, e):
-        m = (e["from"], e["to"], e["n"])
+        sender, to = e["from"], e["to"]
+        body = f"{sender} {to} {e['n']}"
         if e.get("again"):
-            self.repeated += 1
-        elif m not in self.order:
-            self.order[m] = self.pairs[m[:2]]
-            self.pairs[m[:2]] += 1
+            self.sent_again += 1
+        elif body not in self.number:
+            self.number[body] = len(self.body)
+            pair = self.pair_number.get((sender, to))
+            if pair is None:
+                pair = self.pair_number[sender, to] = len(self.pairs)
+                self.pairs.append((sender, to))
+                self.pair_size.append(0)
+            self.body.append(body)
+            self.pair.append(pair)
+            self.place.append(self.pair_size[pair])
+            self.pair_size[pair] += 1
+            for flags in (self.in_recipient, self.in_sender, self.acked):
+                flags.append(0)
 
     def on_acked(self, e):
         for to, n in e["messages"]:
-            self.acked.add((e["from"], to, n))
+            m = self.number.get(f"{e['from']} {to} {n}")
+            if m is None:
+                self.violation("I5", f"{e['from']} has an acknowledgement of {to} {n}, which it never sent")
+            else:
+                self.acked[m] = 1
 
     def on_count(self, e):
-        if not self.counts.get(e["session"], 0) <= e["h"] <= e["sent"] or e["h"] < e.get("known", 0):
-            self.violation("I6", f"{e['session']}: h={e['h']} after {self.counts.get(e['session'], 0)}, sent {e['sent']}")
-        self.counts[e["session"]] = max(e["h"], self.counts.get(e["session"], 0))
+        before = self.counts.get(e["session"], 0)
+        if not before <= e["h"] <= e["sent"] or e["h"] < e.get("known", 0):
+            self.violation("I6", f"{e['session']}: h={e['h']} after {max(before, e.get('known', 0))}, sent {e['sent']}")
+        self.counts[e["session"]] = max(e["h"], before)
+
+    def on_failed(self, e):
+        if e.get("h") is not None and e["h"] > e.get("sent", e["h"]):
+            self.violation("I6", f"{e['session']}: <failed h='{e['h']}'/>, sent {e['sent']}")
 
     def on_recv(self, e):
-        m = self.known(e, bare(e["at"]), f"{e['session']} received")
-        if not m:
+        m = self.known(e["body"], e["from"], "received at", e["at"])
+        if m is None:
             return
-        if m not in self.received:
-            if not e.get("early"):
-                self.first_receptions[m[:2]].append(m)
-        self.received[m].append((e["session"], e["sid"]))
+        pair = self.pair[m]
+        to = self.pairs[pair][1]
+        if to != bare(e["at"]):
+            self.violation("I5", f"received at {e['at']}: {self.body[m]}, which is for {to}")
+            return
+        if m in self.received:
+            self.repeated.setdefault(m, []).append((e["session"], e["sid"]))
+            return
+        self.received[m] = e["session"], e["sid"]
+        if not e.get("early"):
+            self.in_order("received", self.last_received, pair, m)
+
+    def on_waiting(self, e):
+        m = self.number.get(e["body"])
+        if m is None or self.pairs[self.pair[m]][1] != e["of"]:
+            self.violation("I5", f"{e['body']!r} waits for {e['of']}")
+        else:
+            self.waiting.add(m)
 
     def on_archive(self, e):
-        m = self.known(e, None, f"the archive of {e['of']} has")
-        if not m:
+        rows = e.get("rows")
+        if rows is None:
+            rows = ((e["sid"], e["from"], e["body"]),)
+        account = e["of"]
+        sids = self.sids[account]
+        for sid, sender, body in rows:
+            self.rows += 1
+            if sid in sids:
+                self.violation("I4", f"the archive of {account} has two rows {sid}")
+            sids.add(sid)
+            m = self.known(body, sender, "archive of", account)
+            if m is not None:
+                self.archived(account, sid, m)
+
+    def archived(self, account, sid, m):
+        pair = self.pair[m]
+        sender, to = self.pairs[pair]
+        again = False
+        if to == account:
+            again = self.in_recipient[m] > 0
+            self.in_recipient[m] = min(self.in_recipient[m] + 1, 255)
+            if not again:
+                self.sid[m] = sid
+        if bare(sender) == account:
+            again |= self.in_sender[m] > 0
+            self.in_sender[m] = min(self.in_sender[m] + 1, 255)
+        elif to != account:
+            self.violation("I5", f"the archive of {account} has {self.body[m]}, which is not its own")
             return
-        if e["of"] not in (bare(m[0]), m[1]):
-            self.violation("I5", f"the archive of {e['of']} has {m}, which is not its own")
-        self.archives[e["of"]].append((e["sid"], m))
+        if not again:  # twice is I1's
+            self.in_order("archive of " + account, self.last_archived, (account, pair), m)
 
     def on_archived(self, e):
         self.complete.add(e["of"])
 
-    def known(self, e, account, where):
-        """The message of an event if it was ever sent, from where it says; account: to whom it must be addressed."""
-        m = parse_body(e["body"])
-        if not m or m not in self.order:
-            self.violation("I5", f"{where} {e['body']!r}, which nobody sent")
-        elif e["from"] != m[0]:
-            self.violation("I5", f"{where} {m} as from {e['from']}")
-        elif account and m[1] != account:
-            self.violation("I5", f"{where} {m}, which is for {m[1]}")
-        else:
-            return m
-        return None
+    def on_fault(self, e):
+        self.faults[e["id"]] = [e["t"], None, e["kind"], e.get("on")]
+
+    def on_healed(self, e):
+        self.faults[e["id"]][1] = e["t"]
+
+    def on_probe(self, e):
+        self.probes[e["pair"]].append((e["t"], e.get("sockets") or ()))
+
+    def known(self, body, sender, where, whose):
+        """The number of a message if it was ever sent, from where it says."""
+        m = self.number.get(body)
+        if m is None:
+            self.violation("I5", f"{where} {whose}: {body!r}, which nobody sent")
+        elif self.pairs[self.pair[m]][0] != sender:
+            self.violation("I5", f"{where} {whose}: {body} as from {sender}")
+            m = None
+        return m
+
+    def in_order(self, what, last, key, m):
+        before = last.get(key)
+        if before is not None and self.place[before] >= self.place[m]:
+            self.violation("I3", f"{what}: {self.body[m]} comes behind {self.body[before]}")
+        last[key] = m
 
     # -- invariants ----------------------------------------------------------------------------------------------
 
-    def check(self):
+    def check(self, max_gaps=None):
         """All violations."""
         self.check_archives()
         self.check_received()
-        self.check_order()
         self.check_repetitions()
+        for kind, seconds in (max_gaps or {}).items():
+            gap = self.gaps().get(kind)
+            if gap and gap["seconds"] > seconds:
+                self.violation("I8", f"{kind}: {gap['seconds']} s without a probe of {gap['pair']}, from t={gap['t']}")
         return self.found
 
     def check_archives(self):
-        times = collections.defaultdict(collections.Counter)
-        for account, rows in self.archives.items():
-            times[account].update(m for _, m in rows)
-        for m in self.order:
-            for account in {bare(m[0]), m[1]}:
-                if account not in self.complete:
-                    if m in self.acked:
-                        self.violation("I1", f"the archive of {account} was not read, {m} was acknowledged")
+        senders = [bare(sender) in self.complete for sender, _ in self.pairs]
+        recipients = [to in self.complete for _, to in self.pairs]
+        for m, pair in enumerate(self.pair):
+            for read, times, account in ((senders[pair], self.in_sender[m], 0), (recipients[pair], self.in_recipient[m], 1)):
+                if read and times <= 1 and (times or not self.acked[m]) or not read and not self.acked[m]:
                     continue
-                n = times[account][m]
-                if n > 1 or (n == 0 and m in self.acked):
-                    acked = "acknowledged" if m in self.acked else "not acknowledged"
-                    self.violation("I1", f"{m}, {acked}, is {n} times in the archive of {account}")
+                whose = bare(self.pairs[pair][account])
+                if not read:
+                    self.violation("I1", f"the archive of {whose} was not read, {self.body[m]} was acknowledged")
+                else:
+                    acked = "acknowledged" if self.acked[m] else "not acknowledged"
+                    self.violation("I1", f"{self.body[m]}, {acked}, is {times} times in the archive of {whose}")
+                if bare(self.pairs[pair][0]) == self.pairs[pair][1]:
+                    break  # one archive
 
     def check_received(self):
-        for m in self.acked:
-            if m not in self.received:
-                self.violation("I2", f"{m} was acknowledged and never received")
-
-    def check_order(self):
-        for account, rows in self.archives.items():
-            pairs = collections.defaultdict(list)
-            for m in dict.fromkeys(m for _, m in rows):  # twice is I1's
-                pairs[m[:2]].append(m)
-            for pair, messages in pairs.items():
-                self.ascending(pair, messages, f"archive of {account}")
-        for pair, messages in self.first_receptions.items():
-            self.ascending(pair, messages, "reception")
-
-    def ascending(self, pair, messages, what):
-        for a, b in zip(messages, messages[1:]):
-            if self.order[a] >= self.order[b]:
-                self.violation("I3", f"{what}: {pair[0]} to {pair[1]}: {b[2]} comes behind {a[2]}")
+        for m, acked in enumerate(self.acked):
+            if acked and m not in self.received and m not in self.waiting:
+                self.violation("I2", f"{self.body[m]} was acknowledged and never received")
 
     def check_repetitions(self):
-        archived, named = collections.defaultdict(set), {}
-        for account, rows in self.archives.items():
-            for sid, m in rows:
-                archived[account, m].add(sid)
-        for m, times in self.received.items():
-            for session, n in collections.Counter(session for session, _ in times).items():
-                if n > 1:
-                    self.violation("I4", f"{session} received {m} {n} times")
-            sids, stored = {sid for _, sid in times}, archived[m[1], m]
-            if len(sids) > 1 or None in sids or (stored and not sids <= stored):
-                self.violation("I4", f"{m} was received as {sids}, archived as {stored}")
-            for sid in sids - {None}:
-                if named.setdefault((m[1], sid), m) != m:
-                    self.violation("I4", f"{m} and {named[m[1], sid]} have the same stanza-id {sid}")
-        for account, rows in self.archives.items():
-            for sid, n in collections.Counter(sid for sid, _ in rows).items():
-                if n > 1:
-                    self.violation("I4", f"the archive of {account} has {n} rows {sid}")
+        named = {}  # (account, sid) of what is in no archive
+        for m, first in self.received.items():
+            sid, stored = first[1], self.sid.get(m)
+            others = self.repeated.get(m)
+            if others:
+                sessions = [s for s, _ in (first, *others)]
+                for session in {s for s in sessions if sessions.count(s) > 1}:
+                    self.violation("I4", f"{session} received {self.body[m]} {sessions.count(session)} times")
+            if sid is None or sid != (stored or sid) or (others and any(o != sid for _, o in others)):
+                sids = [s for _, s in (first, *(others or ()))]
+                self.violation("I4", f"{self.body[m]} was received as {sids}, archived as {stored}")
+            if stored is None and sid is not None:
+                account = self.pairs[self.pair[m]][1]
+                if named.setdefault((account, sid), m) != m or sid in self.sids[account]:
+                    self.violation("I4", f"{self.body[m]} has the stanza-id {sid} of another message")
+
+    # -- availability --------------------------------------------------------------------------------------------
+
+    def gaps(self):
+        """{kind of fault: the worst gap of any pair}"""
+        worst = {}
+        faults = sorted((t, (healed or t) + AFTERMATH_S, kind, on) for t, healed, kind, on in self.faults.values())
+        starts = [f[0] for f in faults]
+        longest = max((f[1] - f[0] for f in faults), default=0)
+        for pair, arrivals in self.probes.items():
+            arrivals.sort(key=lambda a: a[0])
+            for (a, before), (b, after) in zip(arrivals, arrivals[1:]):
+                near = faults[bisect.bisect_left(starts, a - longest):bisect.bisect_right(starts, b)]
+                kinds = {kind + (" socket" if on in before or on in after else "")
+                         for _, end, kind, on in near if end >= a} or {"none"}
+                for kind in kinds:
+                    if b - a > worst.get(kind, {"seconds": -1})["seconds"]:
+                        worst[kind] = {"seconds": round(b - a, 3), "pair": pair, "t": round(a, 3)}
+        return worst
 
     def summary(self):
-        receptions = sum(map(len, self.received.values()))
-        return {"sent": len(self.order), "sent_again": self.repeated, "acked": len(self.acked),
-                "received": len(self.received), "received_again": receptions - len(self.received),
-                "archived": sum(map(len, self.archives.values())),
-                **{k: self.kinds[k] for k in ("kill", "cut", "bind", "resumed", "failed")}, "violations": len(self.found)}
+        again = sum(map(len, self.repeated.values()))
+        counts = {k: self.kinds[k] for k in ("kill", "cut", "bind", "resumed", "failed")}
+        if self.faults:
+            counts["faults"] = dict(sorted(collections.Counter(f[2] for f in self.faults.values()).items()))
+        if self.probes:
+            counts["probes"] = sum(map(len, self.probes.values()))
+            counts["worst_gap_s"] = {k: g["seconds"] for k, g in sorted(self.gaps().items())}
+        return {"sent": len(self.body), "sent_again": self.sent_again, "acked": sum(self.acked),
+                "received": len(self.received), "received_again": again, "waiting": len(self.waiting),
+                "archived": self.rows, **counts, "violations": len(self.found)}
 
 
-def check_events(events):
+def check_events(events, max_gaps=None):
     """(violations, summary) of events in their order."""
     history = History()
     for event in events:
         history.feed(event)
-    return history.check(), history.summary()
+    return history.check(max_gaps), history.summary()
+
+
+def read_events(paths):
+    for path in paths:
+        with open(path) as f:
+            yield from map(json.loads, f)
 
 
 def report(violations, limit=10):
@@ -208,17 +312,23 @@ def report(violations, limit=10):
     return "\n".join(lines)
 
 
-def main(paths):
-    if not paths or paths[0] in ("-h", "--help"):
-        print(__doc__)
-        return 2
+def gap_limit(text):
+    kind, _, seconds = text.rpartition("=")
+    return kind, float(seconds)
+
+
+def main(arguments):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s [options] FILE...")
+    p.add_argument("files", nargs="+", metavar="FILE")
+    p.add_argument("--max-gap", action="append", type=gap_limit, default=[], metavar="KIND=SECONDS")
+    p.add_argument("--limit", type=int, default=None, help="violations shown of each invariant (default: all)")
+    options = p.parse_args(arguments)
     failed = 0
-    for path in paths:
-        with open(path) as f:
-            violations, summary = check_events(map(json.loads, f))
-        print(f"{path}: {json.dumps(summary)}")
+    for name in options.files:
+        violations, summary = check_events(read_events(name.split("+")), dict(options.max_gap))
+        print(f"{name}: {json.dumps(summary)}")
         if violations:
-            print(report(violations))
+            print(report(violations, options.limit))
         failed += bool(violations)
     return 1 if failed else 0
 
