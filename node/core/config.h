@@ -73,9 +73,9 @@ struct config {
         uint32_t max_queue;                        /* bytes waiting for one peer; 64 MiB */
     } cluster;
     struct {
-        const char *sentinel;             /* the master's name; NULL: redis[0] is the server itself */
+        const char *sentinel;             /* the master's name; NULL: redis are servers, one the master */
         const char *user, *password_file; /* NULL: none */
-        uint32_t max_queue;               /* commands waiting for Redis; 1000 */
+        uint32_t max_queue;               /* commands under way to Redis; 1000 */
         uint32_t pace;                    /* sessions registered again per second; 5000 */
     } registry;
     struct {

@@ -90,8 +90,7 @@ const struct option config_options[] = {
 
     LIST(redis, redis_count, NULL, 0, 16,
          "Redis, which tells all nodes who is online where; without it everything works, only less is known. One "
-         "server, "
-         "or the Sentinels when `registry.sentinel` is given."),
+         "server, or several of which one is the master, or the Sentinels when `registry.sentinel` is given."),
     ITEM("redis", config_redis, address, OPTION_ADDRESS, "127.0.0.1", "Numeric address."),
     ITEM("redis", config_redis, port, OPTION_PORT, "6379", "TCP port.", .min = 1, .max = 65535),
 
@@ -128,10 +127,12 @@ const struct option config_options[] = {
 
     SECTION("registry", "The use of Redis."),
     OPTION(registry, sentinel, OPTION_NAME, NULL,
-           "The master's name at the Sentinels; without it the first of `redis` is the server itself."),
+           "The master's name at the Sentinels; without it `redis` are the servers themselves, tried in turn until one "
+           "is a master."),
     OPTION(registry, user, OPTION_NAME, NULL, "User of Redis' access control."),
     OPTION(registry, password_file, OPTION_FILE, NULL, "File with the password for Redis in its first line."),
-    INT(registry, max_queue, "1000", 10, 1000000, "Commands that may wait for Redis; then the oldest are dropped."),
+    INT(registry, max_queue, "1000", 10, 1000000,
+        "Commands sent to Redis whose answers may be outstanding; what is more waits its turn."),
     INT(registry, pace, "5000", 1, 1000000, "Sessions registered again in a second when Redis comes back."),
 
     SECTION("storage", "Where accounts, rosters and archives are kept."),

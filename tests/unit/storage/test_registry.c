@@ -300,7 +300,7 @@ static void demoted(void **state)
     redis_ask(&one, "REPLICAOF NO ONE");
     redis_ask(&two, "REPLICAOF 127.0.0.1 %u", one.port);
     registry_put(r, "b@x", "r", 2, 0, ""); /* READONLY */
-    run_until(l, 1500, strcmp(redis_ask(&one, "HGET s:b@x r"), "(nil)"));
+    run_until(l, 5000, strcmp(redis_ask(&one, "HGET s:b@x r"), "(nil)"));
     registry_free(&r);
     loop_free(&l);
     redis_clean(&one);
