@@ -66,6 +66,9 @@ enum {
     REG_HOME_DIED = 1, /* the home before is gone: what it had not told anybody is to be told again (presence) */
 };
 
+/* reg of a DELIVER that comes from another account's home: an error for what the session sent there. */
+#define REG_NONE UINT64_MAX
+
 struct envelope {
     struct inbox_msg msg; /* free for whoever holds the envelope */
     struct arena *arena;  /* owns the envelope and its strings */

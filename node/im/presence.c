@@ -162,6 +162,7 @@ static void directed_forget(struct session *se, const struct jid *to)
             continue;
         jid_free(&se->directed[i]);
         se->directed[i] = se->directed[--se->directed_count];
+        session_changed(se);
         return;
     }
 }
@@ -176,6 +177,7 @@ static void directed_remember(struct session *se, const struct jid *to)
         se->directed = xrealloc(se->directed, cap * sizeof *se->directed);
     }
     se->directed[se->directed_count++] = jid_dup(NULL, to);
+    session_changed(se);
 }
 
 /* The broadcast reaches this one anyhow. */
@@ -266,6 +268,7 @@ static void own_available(struct hook_ctx *cx)
     se->presence = stanza_bytes(cx->stanza);
     se->available = true;
     se->priority = priority;
+    session_changed(se);
     send_contacts(se, SUB_FROM, PRESENCE_AVAILABLE, se->presence);
     send_own(se->account, se->presence);
     if (initial)
@@ -283,6 +286,7 @@ static void end_presence(struct session *se, struct bytes *body)
         send_contacts(se, SUB_FROM, PRESENCE_UNAVAILABLE, body);
     directed_end(se, was, body);
     se->available = false;
+    session_changed(se);
     bytes_unref(&se->presence);
     if (was)
         send_own(se->account, body);
@@ -415,8 +419,21 @@ static void on_session_close(struct session *se)
     bytes_unref(&body);
 }
 
+/* What the dead home had not told anybody yet, and what it was told and had not passed on. */
+static void on_session_registered(struct session *se, bool home_died)
+{
+    if (!home_died || !se->available)
+        return;
+    send_contacts(se, SUB_FROM, PRESENCE_AVAILABLE, se->presence);
+    send_own(se->account, se->presence);
+    struct bytes *probe = plain(se->jid, PRESENCE_PROBE);
+    send_contacts(se, SUB_TO, PRESENCE_PROBE, probe);
+    bytes_unref(&probe);
+}
+
 const struct module im_presence = {
     .name = "presence",
     .presence = on_presence,
+    .session_registered = on_session_registered,
     .session_close = on_session_close,
 };

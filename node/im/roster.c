@@ -91,7 +91,9 @@ static void on_written(void *arg, enum err err)
 {
     struct roster_change *c = arg;
     struct account *a = c->account;
-    if (err != OK && err != ERR_NOT_FOUND) { /* an entry never written is as good as deleted */
+    if (account_gone(a, err)) {
+        err = ERR_FENCED;
+    } else if (err != OK && err != ERR_NOT_FOUND) { /* an entry never written is as good as deleted */
         log_warn(&a->sm->log, "roster-write-failed", "jid", a->jid->s, "error", err_name(err));
         change_undo(c);
     } else {
@@ -175,6 +177,7 @@ static enum hook_result on_get(struct hook_ctx *cx)
     if (xml_count(cx->payload))
         return hook_error(cx, SE_BAD_REQUEST, NULL);
     cx->session->interested = true;
+    session_changed(cx->session);
     struct stanza *r = stanza_result(cx->stanza);
     const char *known = xml_get(cx->payload, "ver");
     if (known && !strcmp(known, arena_printf(r->arena, "%llu", (unsigned long long)a->roster_version)))

@@ -180,6 +180,18 @@ static void queue_run(struct account *a)
     a->presence_queue = q;
 }
 
+static void queue_drop(struct account *a)
+{
+    struct presence_queue *q = a->presence_queue;
+    a->presence_queue = NULL;
+    list_for_each_safe (l, &q->list) {
+        struct deferred *d = container_of(l, struct deferred, link);
+        stanza_free(&d->stanza);
+        free(d);
+    }
+    free(q);
+}
+
 /* ---- stanzas ---- */
 
 struct step {
@@ -235,13 +247,16 @@ static void on_committed(void *arg, enum err err)
 {
     struct step *s = arg;
     struct account *a = s->account;
-    if (err == OK)
+    if (account_gone(a, err))
+        queue_drop(a);
+    else if (err == OK)
         step_perform(s);
     else
         step_refuse(s, hook_err_stanza(err));
     stanza_free(&s->stanza);
     free(s);
-    queue_run(a);
+    if (a->presence_queue)
+        queue_run(a);
 }
 
 /* The request as it will be given to resources until it is answered (3.1.3). */

@@ -1,13 +1,17 @@
 #include "account.h"
 
 #include "mailbox.h"
+#include "marks.h"
 #include "metrics.h"
 #include "roster_data.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_WAITING = 10000 }; /* envelopes for one account that is being loaded */
+enum {
+    MAX_WAITING = 10000, /* envelopes for one account that is being loaded */
+    RETRY_MS = 1000      /* loading one that must be loaded, when storage is in trouble */
+};
 
 static struct account *account_find(const struct sm *s, const struct jid *bare)
 {
@@ -37,6 +41,7 @@ static void account_clear(struct account *a)
     a->blocked_count = 0;
     bytes_unref(&a->mam_prefs);
     mailbox_free(&a->mailbox);
+    marks_free(&a->marks);
 }
 
 /* Not droppable for now. */
@@ -53,7 +58,11 @@ static void account_free(struct account *a)
     struct sm *s = a->sm;
     CHECK(!a->pins && !a->session_count && !a->wait_head, "account %s is in use", a->jid->s);
     lru_leave(a);
-    hash_remove(&s->accounts, &a->node);
+    timer_stop(s->loop, &a->timer);
+    if (a->abandoned)
+        list_del(&a->abandoned_link);
+    else
+        hash_remove(&s->accounts, &a->node);
     metric_add(M_ACCOUNTS, -1);
     account_clear(a);
     jid_free(&a->jid);
@@ -63,6 +72,11 @@ static void account_free(struct account *a)
 void account_settle(struct account *a)
 {
     struct sm *s = a->sm;
+    if (a->abandoned) {
+        if (!a->pins)
+            account_free(a);
+        return;
+    }
     lru_leave(a);
     if (!a->loaded || a->pins || a->session_count || a->wait_head || (a->mailbox && !mailbox_idle(a->mailbox)))
         return;
@@ -90,21 +104,51 @@ void account_unpin(struct account *a)
         account_settle(a);
 }
 
-static void account_run_waiting(struct account *a)
+static struct inbox_msg *waiting_take(struct account *a)
 {
-    while (a->wait_head) {
-        struct envelope *e = container_of(a->wait_head, struct envelope, msg);
-        a->wait_head = e->msg.next;
-        if (!a->wait_head)
-            a->wait_tail = &a->wait_head;
-        a->wait_count--;
-        sm_account_envelope(a, &e);
+    struct inbox_msg *m = a->wait_head;
+    a->wait_head = NULL;
+    a->wait_tail = &a->wait_head;
+    a->wait_count = 0;
+    return m;
+}
+
+void account_run_waiting(struct account *a)
+{
+    for (struct inbox_msg *m = waiting_take(a), *next; m; m = next) {
+        struct envelope *e = container_of(m, struct envelope, msg);
+        next = m->next;
+        if (cluster_holds(a, e))
+            account_wait(a, &e);
+        else
+            sm_account_envelope(a, &e);
     }
 }
+
+/* Storage is in trouble. Everybody who waits is told so, but for registrations, which nobody sends again. */
+static void refuse_waiting(struct account *a)
+{
+    for (struct inbox_msg *m = waiting_take(a), *next; m; m = next) {
+        struct envelope *e = container_of(m, struct envelope, msg);
+        next = m->next;
+        if (e->kind == ENV_REGISTER) {
+            a->wanted = true;
+            account_wait(a, &e);
+        } else {
+            sm_unavailable(a->sm, &e);
+        }
+    }
+}
+
+static void account_load(void *arg);
 
 static void on_loaded(void *arg, enum err e, const struct account_data *d)
 {
     struct account *a = arg;
+    if (account_gone(a, e)) {
+        account_unpin(a);
+        return;
+    }
     if (e == OK) {
         a->owner = d->owner;
         roster_load(a, d);
@@ -114,20 +158,25 @@ static void on_loaded(void *arg, enum err e, const struct account_data *d)
     } else if (e == ERR_NOT_FOUND) {
         a->missing = true;
     } else {
-        /* Storage is in trouble. Everybody who waits is told so; the next envelope tries again. */
         log_warn(&a->sm->log, "account-load-failed", "jid", a->jid->s, "error", err_name(e));
-        while (a->wait_head) {
-            struct envelope *w = container_of(a->wait_head, struct envelope, msg);
-            a->wait_head = w->msg.next;
-            sm_unavailable(a->sm, &w);
+        refuse_waiting(a);
+        if (a->wanted) {
+            timer_start(a->sm->loop, &a->timer, RETRY_MS, account_load, a);
+            return;
         }
-        a->wait_tail = &a->wait_head;
-        a->wait_count = 0;
-        a->missing = true;
+        a->missing = true; /* the next envelope tries again */
     }
+    if (e == OK && a->sm->ring)
+        cluster_account_loaded(a, d);
     a->loaded = true;
     account_run_waiting(a);
     account_unpin(a);
+}
+
+static void account_load(void *arg)
+{
+    struct account *a = arg;
+    store_account_load(a->sm->store, a->jid, mailbox_origins_since(loop_unix_us(a->sm->loop)), on_loaded, a);
 }
 
 struct account *account_get(struct sm *s, const struct jid *bare)
@@ -143,7 +192,7 @@ struct account *account_get(struct sm *s, const struct jid *bare)
     hash_insert(&s->accounts, &a->node, bare->hash);
     metric_add(M_ACCOUNTS, 1);
     account_pin(a);
-    store_account_load(s->store, a->jid, mailbox_origins_since(loop_unix_us(s->loop)), on_loaded, a);
+    account_load(a);
     return a;
 }
 
@@ -161,23 +210,62 @@ void account_wait(struct account *a, struct envelope **ep)
     a->wait_count++;
 }
 
+static void account_empty(struct account *a)
+{
+    while (!list_empty(&a->sessions)) {
+        struct session *se = container_of(list_first(&a->sessions), struct session, link);
+        session_free(&se);
+    }
+    for (struct inbox_msg *m = waiting_take(a), *next; m; m = next) {
+        struct envelope *e = container_of(m, struct envelope, msg);
+        next = m->next;
+        if (e->kind == ENV_CALL)
+            e->call(e->call_arg, NULL);
+        env_free(&e);
+    }
+}
+
+void account_abandon(struct account *a)
+{
+    struct sm *s = a->sm;
+    bool waits = timer_running(&a->timer); /* for its timer, with a pin */
+    if (a->abandoned)
+        return;
+    account_pin(a);
+    timer_stop(s->loop, &a->timer);
+    a->gathering = false;
+    a->abandoned = true;
+    hash_remove(&s->accounts, &a->node);
+    list_add_tail(&s->abandoned, &a->abandoned_link);
+    account_empty(a);
+    if (a->mailbox)
+        mailbox_abandon(a->mailbox);
+    if (waits)
+        account_unpin(a);
+    account_unpin(a);
+}
+
+bool account_gone(struct account *a, enum err e)
+{
+    if (e == ERR_FENCED)
+        account_abandon(a);
+    return a->abandoned;
+}
+
+static void account_drop(struct account *a)
+{
+    account_empty(a);
+    a->sm->pins -= a->pins; /* of calls that storage did not answer in time: their callbacks will not run */
+    a->pins = 0;
+    account_free(a);
+}
+
 void account_free_all(struct sm *s)
 {
-    hash_for_each (n, &s->accounts) {
-        struct account *a = container_of(n, struct account, node);
-        while (!list_empty(&a->sessions)) {
-            struct session *se = container_of(list_first(&a->sessions), struct session, link);
-            session_free(&se);
-        }
-        while (a->wait_head) {
-            struct envelope *e = container_of(a->wait_head, struct envelope, msg);
-            a->wait_head = e->msg.next;
-            env_free(&e);
-        }
-        s->pins -= a->pins; /* of calls that storage did not answer in time: their callbacks will not run */
-        a->pins = 0;
-        account_free(a);
-    }
+    hash_for_each (n, &s->accounts)
+        account_drop(container_of(n, struct account, node));
+    list_for_each_safe (l, &s->abandoned)
+        account_drop(container_of(l, struct account, abandoned_link));
 }
 
 struct session *session_new(struct account *a, uint64_t id, struct addr at, const struct jid *full)
@@ -185,7 +273,7 @@ struct session *session_new(struct account *a, uint64_t id, struct addr at, cons
     struct session *se = xcalloc(1, sizeof *se);
     se->account = a;
     se->id = id;
-    se->at = at;
+    session_at(se, at);
     se->jid = jid_dup(NULL, full);
     se->bound_unix_us = loop_unix_us(a->sm->loop);
     list_add_tail(&a->sessions, &se->link);
@@ -200,6 +288,9 @@ void session_free(struct session **sep)
 {
     struct session *se = *sep;
     *sep = NULL;
+    session_found(se);
+    session_move_free(se);
+    list_del(&se->changed_link);
     list_del(&se->link);
     se->account->session_count--;
     hash_remove(&se->account->sm->sessions, &se->node);
@@ -221,13 +312,20 @@ void session_end(struct session **sep)
     for (const struct module *const *m = a->sm->modules; *m; m++)
         if ((*m)->session_close)
             (*m)->session_close(se);
-    if (se->resumable)
+    session_move_fail(se);
+    if (se->resumable || se->recorded)
         store_session_delete(a->sm->store, a->jid, se->id, sm_ignore, NULL);
     list_del(&se->link);
     list_init(&se->link); /* unlinked: message_targets must not find it, session_free may */
     mailbox_session_gone(a, se);
     session_free(sep);
     account_unpin(a);
+}
+
+void session_replace(struct session **sep)
+{
+    (*sep)->available = false;
+    session_end(sep);
 }
 
 struct session *sm_session(const struct sm *s, uint64_t id)
@@ -238,12 +336,16 @@ struct session *sm_session(const struct sm *s, uint64_t id)
 
 struct session *account_session(const struct account *a, const struct jid *full)
 {
+    struct session *lost = NULL;
     list_for_each (l, &a->sessions) {
         struct session *se = container_of(l, struct session, link);
-        if (!strcmp(jid_resource(se->jid), jid_resource(full)))
+        if (strcmp(jid_resource(se->jid), jid_resource(full)))
+            continue;
+        if (!se->lost)
             return se;
+        lost = se;
     }
-    return NULL;
+    return lost;
 }
 
 static bool blocks(const struct account *a, const char *s, size_t n)

@@ -17,6 +17,8 @@ struct session *session_new(struct account *a, uint64_t id, struct addr at, cons
 /* Runs session_close hooks, gives back what it has in hand, forgets it. */
 void session_end(struct session **se);
 
+/* The same without telling contacts, as another session goes on under this full JID. */
+void session_replace(struct session **se);
 void session_free(struct session **se); /* without any consequence */
 
 /* Storage cannot say now: answers what waits for an answer. Consumes *e. */
@@ -26,5 +28,41 @@ void sm_ignore(void *arg, enum err e);
 
 /* sm.c: an envelope for a loaded account. */
 void sm_account_envelope(struct account *a, struct envelope **e);
+void account_run_waiting(struct account *a);
+
+/* Not ours any more: out of the table, sessions freed without any consequence, nothing is sent for it any more. Freed
+ * now, or when the last pin goes. */
+void account_abandon(struct account *a);
+
+/* ---- cluster.c ---- */
+
+void cluster_account_loaded(struct account *a, const struct account_data *d); /* before what waits for it runs */
+bool cluster_holds(const struct account *a, const struct envelope *e); /* it has to wait until sessions registered */
+void cluster_tick(struct sm *s);                                       /* now and then: what is overdue */
+void cluster_free(struct sm *s);
+/* Writes the record by which a session is found after a crash, resumed or missed. */
+void session_record(struct session *se);
+void session_lose(struct session *se, uint64_t for_ms);
+void session_found(struct session *se); /* it is not lost (any more) */
+void session_at(struct session *se, struct addr at);
+bool addr_is(const struct sm *s, struct addr a, struct addr b);
+void states_flush(struct sm *s); /* sends ENV_STATE of changed sessions */
+
+/* ---- resume.c ---- */
+
+void handle_resume(struct account *a, struct envelope **e);
+void handle_sm_on(struct session *se, const struct envelope *e);
+/* Nobody waits for the session at this stream any more. */
+void session_move_forget(struct account *a, uint64_t stream);
+void session_hold(struct session *se, struct bytes *b, uint64_t id); /* while se->move: until it has moved */
+bool session_held(const struct session *se, uint64_t id);
+void session_moved(struct session *se);     /* se->at is new: gives it what was held */
+void session_move_fail(struct session *se); /* it is about to end */
+void session_move_free(struct session *se);
+void resume_unavailable(struct sm *s, const struct envelope *e);
+
+/* ---- register.c ---- */
+
+void handle_register(struct account *a, struct envelope *e);
 
 #endif

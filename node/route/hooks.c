@@ -95,10 +95,13 @@ static void late_end(struct hook_late **lp, struct stanza *r)
 {
     struct hook_late *l = *lp;
     *lp = NULL;
-    if (r)
-        answer(l->sm, sm_session(l->sm, l->session), &r);
-    struct envelope handled = {.from = l->at, .session = l->session, .seq = l->seq};
-    envelope_committed(l->sm, &handled);
+    if (!l->account->abandoned) {
+        struct envelope handled = {.from = l->at, .session = l->session, .seq = l->seq};
+        if (r)
+            answer(l->sm, sm_session(l->sm, l->session), &r);
+        envelope_committed(l->sm, &handled);
+    }
+    stanza_free(&r);
     stanza_free(&l->stanza);
     account_unpin(l->account);
     free(l);
@@ -117,7 +120,7 @@ void hook_late_error(struct hook_late **l, enum stanza_error e, const char *text
 void hook_late_done(void *arg, enum err e)
 {
     struct hook_late *l = arg;
-    if (e == OK)
+    if (!account_gone(l->account, e) && e == OK)
         hook_late_reply(&l, NULL);
     else
         hook_late_error(&l, hook_err_stanza(e), NULL);

@@ -67,7 +67,10 @@ struct module {
     void (*message_delivered)(struct message_ctx *m, struct session *const *targets, size_t n);
     /* After commit of the sender's copy (or at once when there is none). */
     void (*message_sent)(struct message_ctx *m);
-    void (*session_open)(struct session *se);  /* bound */
+    void (*session_open)(struct session *se); /* bound */
+    /* Known here from another home, or moved to another node. home_died: what that home was about to tell may be lost.
+     */
+    void (*session_registered)(struct session *se, bool home_died);
     void (*session_close)(struct session *se); /* before it is freed; still in the account's list */
     /* A presence: from one of the account's own sessions (cx->session set), or from elsewhere to this account. */
     hook_fn *presence;
@@ -94,6 +97,7 @@ struct hook_late {
 struct hook_late *hook_wait(struct hook_ctx *cx);
 void hook_late_reply(struct hook_late **l, struct stanza *result); /* NULL: empty result */
 void hook_late_error(struct hook_late **l, enum stanza_error e, const char *text);
+/* When the account is not ours any more (account_gone) none of them says anything. */
 /* store_done_fn: an empty result, or the error. arg is the struct hook_late *. */
 void hook_late_done(void *arg, enum err e);
 /* What a storage error means to a client: limit, busy: resource-constraint; else internal-server-error. */

@@ -37,7 +37,7 @@ struct mailbox *mailbox_new(struct account *a, const struct account_data *d)
     m->account = a;
     list_init(&m->queue);
     m->last_id = d->last_id;
-    m->watermark = m->stored_watermark = d->watermark;
+    m->watermark = m->stored_watermark = m->durable = d->watermark;
     m->waiting = d->waiting;
     m->backlog_from = d->waiting ? d->watermark + 1 : 0;
     if (d->origin_count) {
@@ -70,6 +70,14 @@ void mailbox_free(struct mailbox **mp)
     free(m->inflight);
     free(m->origins);
     free(m);
+}
+
+void mailbox_abandon(struct mailbox *m)
+{
+    list_del(&m->dirty_link);
+    m->paused = NULL;
+    list_for_each (l, &m->queue)
+        timer_stop(m->account->sm->loop, &container_of(l, struct delivery, link)->pause);
 }
 
 bool mailbox_idle(const struct mailbox *m)
@@ -241,15 +249,26 @@ static void watermark_advance(struct mailbox *m)
     watermark_dirty(m);
 }
 
+struct watermark_write {
+    struct mailbox *mailbox;
+    uint64_t id;
+};
+
 static void on_watermark(void *arg, enum err e)
 {
-    struct account *a = arg;
-    if (e != OK)
+    struct watermark_write *w = arg;
+    struct mailbox *m = w->mailbox;
+    struct account *a = m->account;
+    bool gone = account_gone(a, e);
+    if (e != OK && !gone)
         log_warn(&a->sm->log, "watermark-not-written", "jid", a->jid->s, "error", err_name(e));
-    if (e != OK && e != ERR_NOT_FOUND) {
-        a->mailbox->stored_watermark = 0;
-        watermark_dirty(a->mailbox); /* again at the next flush, or the messages come again after a restart */
+    if (e == OK) {
+        m->durable = w->id;
+    } else if (e != ERR_NOT_FOUND && !gone) {
+        m->stored_watermark = 0;
+        watermark_dirty(m); /* again at the next flush, or the messages come again after a restart */
     }
+    free(w);
     account_unpin(a);
 }
 
@@ -298,11 +317,17 @@ void mailbox_acked(struct session *se, uint64_t id)
         backlog_go_on(m);
 }
 
+/* The backlog: what is for a session that moves is held in memory, so it had better wait. */
+static bool can_read(const struct session *se)
+{
+    return se->available && se->priority >= 0 && !se->lost && !se->move;
+}
+
 static struct session *ready_session(const struct account *a)
 {
     list_for_each (l, &a->sessions) {
         struct session *se = container_of(l, struct session, link);
-        if (se->available && se->priority >= 0)
+        if (can_read(se))
             return se;
     }
     return NULL;
@@ -316,6 +341,11 @@ static void backlog_offer(struct mailbox *m)
         mailbox_session_ready(se);
 }
 
+void mailbox_offer(struct account *a)
+{
+    backlog_offer(a->mailbox);
+}
+
 void mailbox_write_watermark(struct mailbox *m)
 {
     struct account *a = m->account;
@@ -326,9 +356,11 @@ void mailbox_write_watermark(struct mailbox *m)
         backlog_offer(m);
     }
     if (m->watermark != m->stored_watermark) {
+        struct watermark_write *w = xmalloc(sizeof *w);
+        *w = (struct watermark_write){m, m->watermark};
         m->stored_watermark = m->watermark;
         account_pin(a);
-        store_watermark_set(a->sm->store, a->owner, m->watermark, on_watermark, a);
+        store_watermark_set(a->sm->store, a->owner, m->watermark, on_watermark, w);
     }
     account_unpin(a); /* settles it when there was nothing to do */
 }
@@ -344,17 +376,21 @@ static bool in_other_hands(const struct account *a, uint64_t id)
     return false;
 }
 
+/* A session had it in hand and has it no more: the backlog's, unless another one has it too. */
+static void give_back(struct mailbox *m, uint64_t id)
+{
+    struct inflight *f = inflight_find(m, id);
+    if (!f || f->arrived || in_other_hands(m->account, id))
+        return;
+    inflight_drop(m, id);
+    backlog_note(m, id);
+}
+
 void mailbox_session_gone(struct account *a, struct session *gone)
 {
     struct mailbox *m = a->mailbox;
-    for (uint32_t i = 0; m && i < gone->outstanding_count; i++) {
-        uint64_t id = gone->outstanding[gone->outstanding_off + i];
-        struct inflight *f = inflight_find(m, id);
-        if (!f || f->arrived || in_other_hands(a, id))
-            continue;
-        inflight_drop(m, id);
-        backlog_note(m, id);
-    }
+    for (uint32_t i = 0; m && i < gone->outstanding_count; i++)
+        give_back(m, gone->outstanding[gone->outstanding_off + i]);
     if (!m)
         return;
     if (m->paused)
@@ -365,7 +401,7 @@ void mailbox_session_gone(struct account *a, struct session *gone)
 
 /* ---- the queue ---- */
 
-static void deliver_now(struct session *se, struct bytes *b, uint64_t id)
+void session_give(struct session *se, struct bytes *b, uint64_t id)
 {
     struct sm *s = se->account->sm;
     struct envelope *e = env_new(ENV_DELIVER, NULL);
@@ -373,9 +409,21 @@ static void deliver_now(struct session *se, struct bytes *b, uint64_t id)
     e->session = se->id;
     e->bytes = bytes_ref(b);
     e->id = id;
+    e->seq = se->account->mailbox->durable;
+    e->reg = se->reg;
+    s->send(s->send_arg, &e);
+}
+
+static void deliver_now(struct session *se, struct bytes *b, uint64_t id)
+{
+    if (se->lost)
+        return;
     if (id)
         outstanding_add(se, id);
-    s->send(s->send_arg, &e);
+    if (se->move)
+        session_hold(se, b, id);
+    else
+        session_give(se, b, id);
 }
 
 static struct delivery *delivery_add(struct mailbox *m, int kind)
@@ -527,7 +575,7 @@ static void refuse_repetitions(struct mailbox *m, const struct delivery *failed)
 {
     list_for_each (l, &m->queue) {
         struct delivery *d = container_of(l, struct delivery, link);
-        if (d->silent && d->kind == failed->kind && d->origin == failed->origin)
+        if (failed->origin && d->silent && d->kind == failed->kind && d->origin == failed->origin)
             d->err = failed->err;
     }
 }
@@ -539,6 +587,10 @@ static void on_stored(void *arg, enum err e)
     struct account *a = m->account;
     d->ready = true;
     d->err = e;
+    if (account_gone(a, e)) {
+        account_unpin(a);
+        return;
+    }
     if (e == OK) {
         metric_add(M_COMMITTED_TOTAL, 1);
     } else {
@@ -605,7 +657,8 @@ void mailbox_receive(struct account *a, struct envelope **ep)
     if (!a->missing) {
         struct session *targets[a->session_count + 1];
         bool online = message_targets(a, e, targets) > 0;
-        bool lost_full = e->stanza_type == MESSAGE_NORMAL && e->target && !jid_is_bare(e->target) && !online;
+        bool lost_full = e->stanza_type == MESSAGE_NORMAL && e->target && !jid_is_bare(e->target) && !online &&
+                         !account_session(a, e->target);
         cx.keep = (e->flags & MSG_STORE) && !lost_full;
         cx.archive = cx.keep && !(e->flags & MSG_NO_PERMANENT);
         uint64_t origin = cx.keep && e->sender ? origin_key(e->sender, e->origin, false) : 0;
@@ -644,6 +697,56 @@ void mailbox_sent(struct account *a, struct session *se, struct envelope **ep)
     enqueue(a->mailbox, SENT, &cx, ep, origin, again);
 }
 
+void mailbox_repeated(struct account *a, struct envelope **ep)
+{
+    metric_add(M_DEDUPED_TOTAL, 1);
+    if (a->missing || list_empty(&a->mailbox->queue)) {
+        envelope_committed(a->sm, *ep);
+        return;
+    }
+    struct delivery *d = delivery_add(a->mailbox, (*ep)->kind == ENV_SELF ? SENT : RECEIVED);
+    d->env = *ep;
+    *ep = NULL;
+    d->silent = d->ready = true;
+}
+
+/* ---- registrations ---- */
+
+static void has_arrived(struct mailbox *m, uint64_t id)
+{
+    if (id <= m->watermark || id > m->last_id)
+        return;
+    inflight_add(m, id);
+    struct inflight *f = inflight_find(m, id);
+    m->waiting -= !f->arrived && m->waiting > 0;
+    f->arrived = true;
+}
+
+/* What was sent to it and its c2s never got goes back, but not what is held here. */
+void mailbox_register(struct session *se, const struct registration *r)
+{
+    struct mailbox *m = se->account->mailbox;
+    uint64_t *had = se->outstanding;
+    uint32_t off = se->outstanding_off, count = se->outstanding_count;
+    se->outstanding = NULL;
+    se->outstanding_off = se->outstanding_count = se->outstanding_cap = 0;
+    for (size_t i = 0; i < r->arrived_count; i++)
+        has_arrived(m, r->arrived[i]);
+    for (size_t i = 0; i < r->in_hand_count; i++) {
+        uint64_t id = r->in_hand[i];
+        if (id > m->watermark && id <= m->last_id)
+            inflight_add(m, id);
+        outstanding_add(se, id);
+    }
+    for (uint32_t i = 0; i < count; i++)
+        if (session_held(se, had[off + i]))
+            outstanding_add(se, had[off + i]);
+    for (uint32_t i = 0; i < count; i++)
+        give_back(m, had[off + i]);
+    free(had);
+    watermark_advance(m);
+}
+
 /* ---- offline messages ---- */
 
 static void backlog_read(struct delivery *d);
@@ -651,7 +754,7 @@ static void backlog_read(struct delivery *d);
 static struct session *backlog_session(struct mailbox *m, uint64_t preferred)
 {
     struct session *se = sm_session(m->account->sm, preferred);
-    return se && se->account == m->account ? se : ready_session(m->account);
+    return se && se->account == m->account && !se->lost && !se->move ? se : ready_session(m->account);
 }
 
 /* The barrier goes. What became backlog meanwhile, or could not be read, is left for the next one. */
@@ -702,6 +805,10 @@ static void on_backlog(void *arg, enum err e, const struct archive_row *rows, si
     struct mailbox *m = d->mailbox;
     struct account *a = m->account;
     struct session *se = backlog_session(m, d->session);
+    if (account_gone(a, e)) {
+        account_unpin(a);
+        return;
+    }
     if (e != OK) {
         log_warn(&a->sm->log, "offline-messages-not-read", "jid", a->jid->s, "error", err_name(e));
         m->read_again = true;
@@ -747,7 +854,7 @@ static void backlog_go_on(struct mailbox *m)
 void mailbox_session_ready(struct session *se)
 {
     struct mailbox *m = se->account->mailbox;
-    if (!m->backlog_from || m->reading)
+    if (!m->backlog_from || m->reading || se->account->gathering)
         return;
     m->reading = true;
     uint64_t first = queue_first(m);

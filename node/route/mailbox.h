@@ -12,6 +12,7 @@
 #define ROOKERY_MAILBOX_H
 
 #include "hooks.h"
+#include "registration.h"
 
 struct delivery; /* private */
 
@@ -23,6 +24,7 @@ struct mailbox {
     bool reading;           /* a backlog barrier is in the queue */
     bool read_again;        /* reading the backlog failed: tried again at the next flush */
     uint64_t last_id, watermark, stored_watermark;
+    uint64_t durable; /* watermark that is surely in storage */
     uint64_t waiting; /* kept messages that have not arrived */
     uint64_t
         backlog_from; /* lowest id of the backlog; 0: none. Kept while it is read, so that the watermark stays below */
@@ -40,7 +42,8 @@ struct mailbox {
 };
 
 struct mailbox *mailbox_new(struct account *a, const struct account_data *d);
-void mailbox_free(struct mailbox **m); /* no store call may come back any more */
+void mailbox_free(struct mailbox **m);   /* no store call may come back any more */
+void mailbox_abandon(struct mailbox *m); /* nothing more is started or delivered; freed with the account */
 bool mailbox_idle(const struct mailbox *m);
 /* Archive id from which origin hashes are worth loading, at this time. */
 uint64_t mailbox_origins_since(uint64_t unix_us);
@@ -55,6 +58,14 @@ void mailbox_acked(struct session *se, uint64_t id);
 /* The session is going: what it has in hand goes to others or to the backlog. Call after it left the account's list. */
 void mailbox_session_gone(struct account *a, struct session *se);
 void mailbox_write_watermark(struct mailbox *m);
+/* A message of a session that was accepted before: answered when what is before it has been done. Consumes *e. */
+void mailbox_repeated(struct account *a, struct envelope **e);
+/* What the session has in hand and what has arrived there is as r says. */
+void mailbox_register(struct session *se, const struct registration *r);
+/* The backlog, if there is one, for a session that can have it. */
+void mailbox_offer(struct account *a);
+/* A stanza on its way to the edge, now. */
+void session_give(struct session *se, struct bytes *b, uint64_t id);
 
 /* RFC 6121 8.5: sessions a message goes to; out has room for account->session_count. */
 size_t message_targets(const struct account *a, const struct envelope *e, struct session **out);

@@ -3,7 +3,7 @@
 
 static bool ready(const struct session *se)
 {
-    return se->available && se->priority >= 0;
+    return se->available && se->priority >= 0 && !se->lost;
 }
 
 size_t message_targets(const struct account *a, const struct envelope *e, struct session **out)
@@ -11,7 +11,7 @@ size_t message_targets(const struct account *a, const struct envelope *e, struct
     size_t n = 0;
     if (e->target && !jid_is_bare(e->target)) {
         struct session *se = account_session(a, e->target);
-        if (se) {
+        if (se && !se->lost) {
             out[n++] = se;
             return n;
         }

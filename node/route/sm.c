@@ -1,20 +1,19 @@
 #include "account.h"
 #include "mailbox.h"
+#include "marks.h"
 #include "metrics.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    FLUSH_MS = 250,            /* how far storage's watermark may lag behind */
-    RECORD_KEPT_S = 24 * 3600, /* a resumption record outlives the crash it is for */
-};
+enum { FLUSH_MS = 250 }; /* how far storage's watermark may lag behind */
 
 static void on_flush(void *arg)
 {
     struct sm *s = arg;
     sm_flush(s);
+    cluster_tick(s);
     timer_start(s->loop, &s->flush, FLUSH_MS, on_flush, s);
 }
 
@@ -32,6 +31,10 @@ struct sm *sm_new(struct loop *l, struct store_client *st, const struct config *
     s->modules = modules;
     list_init(&s->lru);
     list_init(&s->dirty);
+    list_init(&s->abandoned);
+    list_init(&s->changed);
+    list_init(&s->lost);
+    list_init(&s->takeovers);
     timer_start(l, &s->flush, FLUSH_MS, on_flush, s);
     return s;
 }
@@ -42,6 +45,7 @@ void sm_free(struct sm **sp)
     *sp = NULL;
     timer_stop(s->loop, &s->flush);
     account_free_all(s);
+    cluster_free(s);
     hash_free(&s->accounts);
     hash_free(&s->sessions);
     free(s);
@@ -91,25 +95,31 @@ struct auth_wait {
     struct envelope *e;
 };
 
-static void on_credentials(void *arg, enum err e, const struct credentials *cr)
+static void keys_answer(struct sm *s, const struct envelope *q, enum err e, const struct credentials *cr)
 {
-    struct auth_wait *w = arg;
-    struct envelope *q = w->e, *r = env_new(ENV_KEYS, q->jid);
+    struct envelope *r = env_new(ENV_KEYS, q->jid);
     struct scram_keys k = {0};
     enum scram_hash h = (enum scram_hash)q->code;
     bool known = e == OK && cr->keys[h].iterations;
     if (known)
         k = cr->keys[h];
     else
-        scram_fake(h, w->sm->secret, q->jid->s, w->sm->config->sasl.scram_iterations, &k);
+        scram_fake(h, s->secret, q->jid->s, s->config->sasl.scram_iterations, &k);
     r->to = q->from;
     r->session = q->session;
     r->seq = q->seq;
     r->code = e == ERR_NOT_FOUND ? OK : e;
     r->flags = known;
     r->bytes = bytes_new(&k, sizeof k);
-    w->sm->send(w->sm->send_arg, &r);
+    s->send(s->send_arg, &r);
+}
+
+static void on_credentials(void *arg, enum err e, const struct credentials *cr)
+{
+    struct auth_wait *w = arg;
     w->sm->pins--;
+    if (e != ERR_FENCED) /* else the new home is asked */
+        keys_answer(w->sm, w->e, e, cr);
     env_free(&w->e);
     free(w);
 }
@@ -138,8 +148,11 @@ static void bound_answer(struct sm *s, const struct envelope *q, const struct ji
 void session_kick(struct session *se, enum stream_error why)
 {
     struct sm *s = se->account->sm;
+    if (se->lost)
+        return;
     struct envelope *k = env_new(ENV_KICK, NULL);
     k->to = se->at;
+    k->reg = se->reg;
     k->session = se->id;
     k->code = why;
     s->send(s->send_arg, &k);
@@ -169,10 +182,17 @@ static void handle_bind(struct account *a, struct envelope *e)
 {
     struct sm *s = a->sm;
     const struct jid *full = e->jid;
+    struct session *again = sm_session(s, e->session);
     if (a->missing) {
         bound_answer(s, e, NULL, 1 + SE_NOT_ALLOWED);
         return;
     }
+    if (again && again->account == a && !again->lost) {
+        session_at(again, e->from);
+        bound_answer(s, e, again->jid, 0);
+        return;
+    }
+    session_move_forget(a, e->session);
     if (jid_is_bare(full)) {
         char token[32];
         random_token(token, 12);
@@ -194,80 +214,6 @@ static void handle_bind(struct account *a, struct envelope *e)
             (*m)->session_open(se);
 }
 
-/* ---- resumption ---- */
-
-static void resumed_answer(struct sm *s, const struct envelope *q, enum err code, uint64_t id)
-{
-    struct envelope *r = env_new(ENV_RESUMED, NULL);
-    r->to = q->from;
-    r->session = q->session;
-    r->code = code;
-    r->id = id;
-    s->send(s->send_arg, &r);
-}
-
-struct resume_wait {
-    struct account *account;
-    struct envelope *e;
-};
-
-static void on_session_record(void *arg, enum err err, const struct session_record *r)
-{
-    struct resume_wait *w = arg;
-    struct account *a = w->account;
-    size_t n = a->jid->bare_len;
-    bool own = err == OK && !strncmp(r->jid, a->jid->s, n) && r->jid[n] == '/';
-    resumed_answer(a->sm, w->e, ERR_NOT_FOUND, own ? r->in_seq : UINT64_MAX);
-    env_free(&w->e);
-    account_unpin(a);
-    free(w);
-}
-
-/* XEP-0198 section 5; only a session of this very account is found (THREATS 17). */
-static void handle_resume(struct account *a, struct envelope **ep)
-{
-    struct envelope *e = *ep;
-    CHECK(e->bytes && e->bytes->len == 32, "token hash");
-    list_for_each (l, &a->sessions) {
-        struct session *se = container_of(l, struct session, link);
-        if (!se->resumable || !equal_const_time(se->token_hash, e->bytes->data, 32))
-            continue;
-        se->at = e->from;
-        resumed_answer(a->sm, e, OK, se->id);
-        return;
-    }
-    struct resume_wait *w = xmalloc(sizeof *w);
-    *w = (struct resume_wait){a, e};
-    *ep = NULL;
-    account_pin(a);
-    store_session_find(a->sm->store, a->jid, (const uint8_t *)e->bytes->data, on_session_record, w);
-}
-
-/* What a client that comes back after a crash is told: XEP-0198's <failed h=''/>. */
-static void session_record(struct session *se)
-{
-    struct sm *s = se->account->sm;
-    struct session_record r = {
-        .session = se->id,
-        .jid = se->jid->s,
-        .expires_unix = loop_unix_us(s->loop) / 1000000 + RECORD_KEPT_S,
-        .in_seq = se->handled,
-        .node = se->at.node,
-        .resumable = true,
-    };
-    memcpy(r.token_hash, se->token_hash, sizeof r.token_hash);
-    store_session_put(s->store, &r, sm_ignore, NULL);
-}
-
-static void handle_sm_on(struct session *se, const struct envelope *e)
-{
-    if (!e->bytes)
-        return;
-    se->resumable = true;
-    memcpy(se->token_hash, e->bytes->data, sizeof se->token_hash);
-    session_record(se);
-}
-
 /* ---- stanzas ---- */
 
 void envelope_committed(struct sm *s, const struct envelope *e)
@@ -278,6 +224,8 @@ void envelope_committed(struct sm *s, const struct envelope *e)
     r->to = e->from;
     r->session = e->session;
     r->seq = e->seq;
+    r->code = e->kind;
+    states_flush(s);
     s->send(s->send_arg, &r);
 }
 
@@ -293,6 +241,7 @@ void envelope_bounce(struct sm *s, struct envelope *e, enum stanza_error err, co
         struct envelope *d = env_new(ENV_DELIVER, NULL);
         d->to = e->from;
         d->session = e->session;
+        d->reg = REG_NONE;
         d->bytes = stanza_bytes(r);
         s->send(s->send_arg, &d);
     } else if (r && r->to) {
@@ -309,7 +258,7 @@ void sm_unavailable(struct sm *s, struct envelope **ep)
         bound_answer(s, e, NULL, 1 + SE_RESOURCE_CONSTRAINT);
         break;
     case ENV_RESUME:
-        resumed_answer(s, e, ERR_BUSY, UINT64_MAX);
+        resume_unavailable(s, e);
         break;
     case ENV_ROUTE:
     case ENV_SELF:
@@ -329,7 +278,7 @@ static void iq_for_session(struct account *a, struct envelope *e)
 {
     struct session *se = a->missing ? NULL : account_session(a, e->target);
     bool request = e->stanza_type == IQ_GET || e->stanza_type == IQ_SET;
-    if (se && !account_blocks(a, e->sender))
+    if (se && !se->lost && !account_blocks(a, e->sender))
         session_deliver(se, env_bytes(e), 0);
     else if (request)
         envelope_bounce(a->sm, e, SE_SERVICE_UNAVAILABLE, NULL);
@@ -407,6 +356,24 @@ static void handle_self(struct account *a, struct envelope **ep)
         envelope_committed(a->sm, e);
 }
 
+/* c2s sends what is not committed again when a home changes. */
+static bool repeated(struct account *a, struct envelope **ep)
+{
+    if (!a->marks || ((*ep)->kind != ENV_ROUTE && (*ep)->kind != ENV_SELF) || !marks_seen(a->marks, *ep))
+        return false;
+    if ((*ep)->stanza_kind == STANZA_MESSAGE)
+        mailbox_repeated(a, ep);
+    else
+        envelope_committed(a->sm, *ep);
+    return true;
+}
+
+/* A session that moved leaves behind what its stream before had sent. */
+static bool from_its_stream(const struct session *se, const struct envelope *e)
+{
+    return se && !se->lost && (!se->account->sm->ring || addr_is(se->account->sm, se->at, e->from));
+}
+
 void sm_account_envelope(struct account *a, struct envelope **ep)
 {
     struct envelope *e = *ep;
@@ -414,9 +381,17 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
     if (se && se->account != a)
         se = NULL;
     account_pin(a);
+    if (repeated(a, ep)) {
+        env_free(ep);
+        account_unpin(a);
+        return;
+    }
     switch (e->kind) {
     case ENV_BIND:
         handle_bind(a, e);
+        break;
+    case ENV_REGISTER:
+        handle_register(a, e);
         break;
     case ENV_RESUME:
         handle_resume(a, ep);
@@ -428,21 +403,21 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
         handle_self(a, ep);
         break;
     case ENV_SM_ON:
-        if (se)
+        if (from_its_stream(se, e))
             handle_sm_on(se, e);
         break;
     case ENV_HANDLED:
-        if (se && se->resumable) {
+        if (from_its_stream(se, e) && se->resumable) {
             se->handled = e->id;
             session_record(se);
         }
         break;
     case ENV_ACKED:
-        if (se)
+        if (from_its_stream(se, e))
             mailbox_acked(se, e->id);
         break;
     case ENV_CLOSE:
-        if (se)
+        if (from_its_stream(se, e))
             session_end(&se);
         break;
     case ENV_CALL:
@@ -480,7 +455,7 @@ void sm_handle(struct sm *s, struct envelope **ep)
         return;
     }
     struct account *a = account_get(s, (*ep)->jid);
-    if (a->loaded)
+    if (a->loaded && !cluster_holds(a, *ep))
         sm_account_envelope(a, ep);
     else
         account_wait(a, ep);

@@ -5,6 +5,9 @@
  * One struct sm per worker, one thread. Accounts are loaded on demand (their envelopes wait meanwhile), kept while they
  * have sessions or work under way, then dropped least recently used first. Nothing here touches a socket: what leaves
  * goes out as an envelope through sm->send, which never calls back into sm before the running handler has returned.
+ *
+ * In a cluster (from the first sm_ring on) accounts come and go with the ring: cluster.c. An account that is not ours
+ * any more is abandoned at once, whatever is under way: nothing more is said for it, c2s turns to its new home.
  */
 #ifndef ROOKERY_SM_H
 #define ROOKERY_SM_H
@@ -14,12 +17,15 @@
 #include "hash.h"
 #include "log.h"
 #include "loop.h"
+#include "ring.h"
 #include "store.h"
 
 struct sm;
 struct account;
 struct module;
 struct registry;
+struct marks;
+struct session_move;
 
 /* A resource of an account, as its home sees it (the edge's side is struct c2s). */
 struct session {
@@ -28,14 +34,18 @@ struct session {
     struct account *account;
     uint64_t id;
     struct addr at;
-    const struct jid *jid; /* full; malloc */
+    uint64_t at_incarnation; /* cluster: of at.node; 0: not known yet */
+    uint64_t reg;            /* its registration, see struct envelope */
+    const struct jid *jid;   /* full; malloc */
     int8_t priority;
     bool available;       /* has sent available presence */
     bool interested;      /* asked for the roster (RFC 6121 2.1.6) */
     bool blocking_pushes; /* asked for the blocking list (XEP-0191) */
     bool carbons;         /* XEP-0280 enabled */
     bool resumable;
+    bool recorded; /* storage has a record of it */
     uint8_t token_hash[32];
+    uint32_t resume_s;      /* how long it may wait for resumption */
     uint64_t handled;       /* stanzas of it that are handled, as far as c2s has told */
     struct bytes *presence; /* last broadcast presence, without 'to'; NULL while unavailable */
     uint64_t bound_unix_us;
@@ -43,6 +53,12 @@ struct session {
     size_t directed_count;
     uint64_t *outstanding; /* archive ids delivered, not yet acknowledged, in order of delivery: [off, off + count) */
     uint32_t outstanding_off, outstanding_count, outstanding_cap;
+    bool lost;                /* nobody has its stream: its node has died, or it has yet to register. It gets nothing */
+    bool expected;            /* lost, but its node lives: it will register */
+    uint64_t lost_until_ms;   /* then it ends; loop_mono_ms */
+    struct list lost_link;    /* sm->lost */
+    struct list changed_link; /* sm->changed */
+    struct session_move *move; /* it moves to another node, what is for it is held (resume.c); NULL: it does not */
 };
 
 struct roster_entry {
@@ -80,6 +96,15 @@ struct account {
         *presence_queue; /* im/subscription.c: what waits behind a roster write; NULL: none is under way */
 
     struct mailbox *mailbox; /* deliver.c: archive ids, order of delivery, watermark */
+
+    /* In a cluster. */
+    struct marks *marks;
+    bool abandoned; /* not ours any more, kept only for what still points to it: in no table, no sessions */
+    struct list abandoned_link;
+    bool wanted;        /* its load is tried until it succeeds */
+    bool gathering;     /* its sessions are registering: all other envelopes wait */
+    unsigned expected;  /* sessions that are to register */
+    struct timer timer; /* end of gathering; next try to load */
 };
 
 /* What the worker gives: envelopes out. Consumes *e. */
@@ -100,6 +125,16 @@ struct sm {
     unsigned pins;     /* sum over all accounts */
     struct list dirty; /* mailboxes whose watermark is to be written */
     struct timer flush;
+    /* In a cluster, cluster.c. */
+    struct ring *ring; /* NULL: a single node */
+    uint32_t node;     /* this one */
+    uint16_t worker;
+    uint64_t ring_ms;                   /* when it came */
+    uint64_t gained[RING_BITMAP_WORDS]; /* slots that came to this node in the last moments */
+    struct list abandoned;              /* accounts */
+    struct list changed;                /* sessions whose state c2s does not have */
+    struct list lost;                   /* sessions */
+    struct list takeovers;
     const struct module *const *modules; /* NULL-terminated; running order */
     struct registry *registry;           /* storage/redis; the worker sets it. NULL: none */
 };
@@ -111,6 +146,11 @@ void sm_free(struct sm **s);
 void sm_config(struct sm *s, const struct config *c);
 bool sm_idle(const struct sm *s); /* nothing under way */
 void sm_flush(struct sm *s);      /* writes dirty watermarks now (shutdown) */
+
+/* The ring has changed (or is there for the first time: from now on this sm is part of a cluster); keeps a reference.
+ * Every epoch is to be given: after a gap all accounts are abandoned. Envelopes are only given for slots of this node
+ * and worker. */
+void sm_ring(struct sm *s, struct ring *r, uint32_t node, uint16_t worker);
 
 /* An envelope of the first half of enum env_kind. Consumes *e. */
 void sm_handle(struct sm *s, struct envelope **e);
@@ -128,6 +168,8 @@ void sm_route(struct sm *s, struct stanza **st);
 void session_deliver(struct session *se, struct bytes *b, uint64_t id);
 void session_send(struct session *se, struct stanza **st); /* untracked; `to` and `from` are the caller's */
 void session_kick(struct session *se, enum stream_error why);
+/* What session_state_pack tells has changed: c2s gets it before the stanza that changed it counts as handled. */
+void session_changed(struct session *se);
 struct session *account_session(const struct account *a, const struct jid *full); /* by resource; NULL: none */
 struct session *sm_session(const struct sm *s, uint64_t id);
 bool sm_is_local(const struct sm *s, const struct jid *j);                   /* its domain is one of our hosts */
@@ -138,6 +180,9 @@ bool account_blocks(const struct account *a,
 /* Work under way for a: pairs of pin and unpin. */
 void account_pin(struct account *a);
 void account_unpin(struct account *a);
+/* For every store callback about a: true when the account is not ours any more (e may be what tells it: ERR_FENCED).
+ * Then nothing may be sent or said; free and unpin as usual. Its sessions are gone. */
+bool account_gone(struct account *a, enum err e);
 
 /* Decimal text of an archive id, as in <stanza-id/> and MAM. */
 void archive_id_text(uint64_t id, char out[21]);

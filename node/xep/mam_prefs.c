@@ -80,7 +80,7 @@ static void on_written(void *arg, enum err err)
 {
     struct prefs_set *s = arg;
     struct account *a = s->late->account;
-    if (err == OK) {
+    if (!account_gone(a, err) && err == OK) {
         struct stanza *r = stanza_result(s->late->stanza);
         prefs_write(a, r->arena, r->x);
         hook_late_reply(&s->late, r);

@@ -43,9 +43,17 @@ static void tell_edge(const struct session *se)
     struct envelope *e = env_new(ENV_BLOCKED, NULL);
     e->to = se->at;
     e->session = se->id;
+    e->reg = se->reg;
     e->bytes = bytes_new(b.len ? buf_data(&b) : "", b.len);
     buf_free(&b);
     a->sm->send(a->sm->send_arg, &e);
+}
+
+/* The list may have changed while nobody could tell. */
+static void on_session_registered(struct session *se, bool home_died)
+{
+    (void)home_died;
+    tell_edge(se);
 }
 
 static void on_session_open(struct session *se)
@@ -133,6 +141,8 @@ static void on_written(void *arg, enum err err)
 {
     struct change *c = arg;
     struct account *a = c->late->account;
+    if (account_gone(a, err))
+        err = ERR_FENCED;
     if (err != OK)
         undo(a, c);
     list_for_each (l, &a->sessions) {
@@ -230,8 +240,10 @@ static enum hook_result on_unblock(struct hook_ctx *cx)
 
 static enum hook_result on_list(struct hook_ctx *cx)
 {
-    if (cx->session)
+    if (cx->session) {
         cx->session->blocking_pushes = true;
+        session_changed(cx->session);
+    }
     struct stanza *r = stanza_result(cx->stanza);
     struct xml *x = xml_add(r->arena, r->x, "blocklist", NS_BLOCKING);
     items_write(r->arena, x, cx->account->blocked, cx->account->blocked_count);
@@ -267,4 +279,5 @@ const struct module xep_0191_blocking = {
     .iq = iq,
     .message_in = on_message_in,
     .session_open = on_session_open,
+    .session_registered = on_session_registered,
 };

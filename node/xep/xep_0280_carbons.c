@@ -8,6 +8,7 @@ static enum hook_result on_enable(struct hook_ctx *cx)
     if (!cx->session)
         return hook_error(cx, SE_FORBIDDEN, NULL);
     cx->session->carbons = true;
+    session_changed(cx->session);
     return hook_reply(cx, NULL);
 }
 
@@ -16,6 +17,7 @@ static enum hook_result on_disable(struct hook_ctx *cx)
     if (!cx->session)
         return hook_error(cx, SE_FORBIDDEN, NULL);
     cx->session->carbons = false;
+    session_changed(cx->session);
     return hook_reply(cx, NULL);
 }
 
