@@ -28,6 +28,12 @@ void registry_feed_put(struct session *se)
     stanza_free(&st);
 }
 
+static void on_session_registered(struct session *se, bool home_died)
+{
+    (void)home_died;
+    registry_feed_put(se);
+}
+
 static void on_session_close(struct session *se)
 {
     if (se->account->sm->registry)
@@ -37,6 +43,7 @@ static void on_session_close(struct session *se)
 const struct module im_registry_feed = {
     .name = "registry_feed",
     .session_open = registry_feed_put,
+    .session_registered = on_session_registered,
     .session_close = on_session_close,
     .session_presence = put,
 };
