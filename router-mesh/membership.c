@@ -202,6 +202,8 @@ static void plan(struct membership *m, const struct membership_view *v, uint64_t
 static bool heals(struct membership *m, const struct membership_view *v, bool member)
 {
     uint64_t epoch = atomic_load(&m->fenced), now = now_ms(m);
+    if (v->epoch < current_epoch(m))
+        epoch = v->epoch; /* the database lost its last commits: the cluster goes on above what is known */
     if (!epoch)
         return false;
     if (!member || epoch < v->epoch) {
@@ -231,6 +233,7 @@ static bool mend(struct membership *m, const struct membership_view *v, uint64_t
     bool again = false, member = p->member;
     if (heals(m, v, member) || p->changes) {
         struct membership_change c = {.expected = v->epoch,
+                                      .floor = current_epoch(m),
                                       .members = p->members,
                                       .member_count = p->count,
                                       .evicted = p->evicted,
@@ -259,11 +262,10 @@ static bool look(struct membership *m)
     m->next_read = now_ms(m) + poll_ms(m);
     if (e != OK)
         return false;
-    if (m->ring && v->epoch < ring_epoch(m->ring)) {
+    if (v->epoch < current_epoch(m)) { /* restored, or promoted without the last commits */
         log_error(&ring_log, "epoch-went-back", "epoch", log_num((int64_t)v->epoch), "known",
-                  log_num((int64_t)ring_epoch(m->ring)));
-        m->last_read = 0; /* a database with a past of its own, restored or badly promoted: the ring stays */
-        return false;
+                  log_num((int64_t)current_epoch(m)));
+        m->last_read = 0;
     }
     observe(m, v);
     const struct observation *self = observation_of(m->seen, m->seen_count, m->node);

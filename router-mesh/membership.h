@@ -66,7 +66,8 @@ struct membership_view {
     size_t node_count;
 };
 struct membership_change {
-    uint64_t expected;                 /* the ring's epoch, else ERR_EXISTS */
+    uint64_t expected; /* the ring's epoch, else ERR_EXISTS */
+    uint64_t floor;    /* the new epoch is higher than this too: after a database lost its last commits */
     const struct ring_member *members; /* the new set; only node and incarnation count */
     size_t member_count;
     const struct membership_node *evicted; /* their leases must still be these and none renewed, else ERR_EXISTS */

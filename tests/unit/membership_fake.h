@@ -217,7 +217,7 @@ static inline enum err fake_change(void *db, const struct membership_change *ch)
         return ERR_IO;
     if (!fake_expected(d, ch))
         return ERR_EXISTS;
-    uint64_t epoch = fake_highest(d) + 1;
+    uint64_t epoch = (fake_highest(d) > ch->floor ? fake_highest(d) : ch->floor) + 1;
     if (c->changes == FAKE_HALF || c->changes == FAKE_HALF_LATE)
         return fake_half(c, ch, epoch);
     for (size_t i = 0; i < d->shard_count; i++)
