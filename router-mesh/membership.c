@@ -202,14 +202,14 @@ static void plan(struct membership *m, const struct membership_view *v, uint64_t
 static bool heals(struct membership *m, const struct membership_view *v, bool member)
 {
     uint64_t epoch = atomic_load(&m->fenced), now = now_ms(m);
-    if (v->epoch < current_epoch(m))
-        epoch = v->epoch; /* the database lost its last commits: the cluster goes on above what is known */
-    if (!epoch)
-        return false;
-    if (!member || epoch < v->epoch) {
+    /* The database lost its last commits: the cluster goes on above the epochs that are known. */
+    bool behind = v->epoch < current_epoch(m);
+    if (epoch && (!member || epoch < v->epoch)) {
         atomic_compare_exchange_strong(&m->fenced, &epoch, 0);
-        return false;
+        epoch = 0;
     }
+    if (!member || (!epoch && !behind))
+        return false;
     if (now < m->next_heal)
         return false;
     m->next_heal = now + poll_ms(m);
