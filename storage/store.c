@@ -552,7 +552,7 @@ void store_session_jids(struct store_client *c, uint32_t node, uint64_t incarnat
 
 enum err store_open(const struct store_config *config, struct store **out, char **why)
 {
-    static const struct store_driver *const drivers[] = {&store_memory, &store_sqlite};
+    static const struct store_driver *const drivers[] = {&store_memory, &store_sqlite, &store_postgres};
     struct store_config c = *config;
     c.max_queued = c.max_queued ? c.max_queued : 100000;
     c.max_batch = !c.max_batch ? 2000 : c.max_batch < 100000 ? c.max_batch : 100000;
@@ -563,7 +563,7 @@ enum err store_open(const struct store_config *config, struct store **out, char 
         if (!strcmp(drivers[i]->name, c.driver))
             driver = drivers[i];
     if (!driver) {
-        *why = xstrdup("unknown storage driver; there are: memory, sqlite");
+        *why = xstrdup("unknown storage driver; there are: memory, sqlite, postgres");
         return ERR_INVALID;
     }
     struct store *s = xcalloc(1, sizeof *s);

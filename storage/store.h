@@ -166,7 +166,8 @@ struct archive_item {
     struct bytes *stanza; /* canonical message as received by the owner, without our <stanza-id/>; shared, not copied */
     uint64_t session, seq; /* the sending c2s session and its number of the stanza: account_load's marks; session 0:
                               none */
-    uint64_t handled; /* the record of `session` gets an in_seq of at least this in the same transaction; 0: none */
+    uint64_t handled;      /* the record of `session`, one of this owner's, gets an in_seq of at least this in the same
+                                   transaction; 0: none */
 };
 /* Group-committed; the hot path. The item is copied, the stanza referenced. ERR_EXISTS: the owner has this id already.
  */

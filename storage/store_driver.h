@@ -86,6 +86,7 @@ struct store_req {
 
     /* What is asked. Unused fields are zero. */
     int64_t owner;       /* calls about an account's data */
+    unsigned phase;      /* the driver's */
     unsigned slot;       /* of calls that name a JID */
     struct bytes *bytes; /* a reference: stanza, value, preferences */
     uint64_t id; /* watermark, has, purge's before, load's origins_since, roster_delete's version, session_delete */
@@ -138,7 +139,7 @@ struct store_driver {
     void (*close)(void *db);
 };
 
-extern const struct store_driver store_memory, store_sqlite;
+extern const struct store_driver store_memory, store_sqlite, store_postgres;
 
 /* Gives back finished requests, linked by next; one inbox message per worker. Any thread. */
 void store_complete(struct store_req *list);

@@ -114,6 +114,7 @@ static inline void pg_end(struct pg_server *p)
 static inline int64_t pg_sql(const char *conninfo, const char *sql)
 {
     PGconn *pg = PQconnectdb(conninfo);
+    PQclear(PQexec(pg, "set client_min_messages = warning"));
     PGresult *res = PQexec(pg, sql);
     ExecStatusType status = PQresultStatus(res);
     int64_t n = 0;

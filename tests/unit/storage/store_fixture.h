@@ -346,14 +346,19 @@ static inline enum err session_put(struct worker *w, uint64_t id, uint8_t token,
 
 /* ---- files ---- */
 
-static inline struct store *store_at(const char *driver, const char *path)
+static inline struct store *store_with(const struct store_config *c)
 {
     struct store *s = NULL;
     char *why = NULL;
-    enum err e = store_open(&(struct store_config){.driver = driver, .path = path}, &s, &why);
+    enum err e = store_open(c, &s, &why);
     if (e)
         fail_msg("%s: %s", err_name(e), why);
     return s;
+}
+
+static inline struct store *store_at(const char *driver, const char *path)
+{
+    return store_with(&(struct store_config){.driver = driver, .path = path});
 }
 
 static inline void path_make(char out[64])

@@ -1,5 +1,6 @@
 /* One suite for every driver: what store.h promises. */
 #include "metrics.h"
+#include "pg_fixture.h"
 #include "store_fixture.h"
 
 #include <pthread.h>
@@ -8,38 +9,71 @@
 struct fixture {
     const char *driver;
     char path[64];
+    char shards[2][256];
+    size_t shard_count;
     struct store *s;
     struct worker *w;
 };
 
 static struct fixture fixture;
+static struct pg_server server;
 
-static int setup(void **state, const char *driver)
+/* max_queued 0: the default. */
+static void fixture_open(struct fixture *f, uint32_t max_queued)
 {
-    fixture = (struct fixture){.driver = driver};
+    const char *shards[] = {f->shards[0], f->shards[1]};
+    f->s = store_with(&(struct store_config){.driver = f->driver,
+                                             .path = f->path,
+                                             .max_queued = max_queued,
+                                             .shards = shards,
+                                             .shard_count = f->shard_count});
+    f->w = worker_new(f->s);
+}
+
+static void fixture_close(struct fixture *f)
+{
+    if (f->w)
+        worker_free(&f->w);
+    store_close(&f->s);
+}
+
+static int setup(void **state, const char *driver, size_t shards)
+{
+    fixture = (struct fixture){.driver = driver, .shard_count = shards};
     path_make(fixture.path);
-    fixture.s = store_at(driver, fixture.path);
-    fixture.w = worker_new(fixture.s);
+    for (size_t i = 0; i < shards; i++)
+        pg_database(&server, fixture.shards[i]);
+    fixture_open(&fixture, 0);
     *state = &fixture;
     return 0;
 }
 
 static int setup_memory(void **state)
 {
-    return setup(state, "memory");
+    return setup(state, "memory", 0);
 }
 
 static int setup_sqlite(void **state)
 {
-    return setup(state, "sqlite");
+    return setup(state, "sqlite", 0);
+}
+
+static int setup_postgres(void **state)
+{
+    return setup(state, "postgres", 1);
+}
+
+static int setup_shards(void **state)
+{
+    return setup(state, "postgres", 2);
 }
 
 static int teardown(void **state)
 {
     struct fixture *f = *state;
-    if (f->w)
-        worker_free(&f->w);
-    store_close(&f->s);
+    fixture_close(f);
+    for (size_t i = 0; i < f->shard_count; i++)
+        pg_database_drop(f->shards[i]);
     path_remove(f->path);
     return 0;
 }
@@ -615,12 +649,12 @@ static void test_sessions(void **state)
     it.session = id;
     it.seq = it.handled = 9;
     assert_int_equal(put(w, owner, it), OK); /* no record: no matter */
-    assert_int_equal(session(w, "b@b.example", 7).e, ERR_NOT_FOUND);
-    assert_int_equal(session_put(w, id, 7, "b@b.example/r", later), OK);
-    struct answer a = session(w, "b@b.example", 7);
+    assert_int_equal(session(w, "alice@a.example", 7).e, ERR_NOT_FOUND);
+    assert_int_equal(session_put(w, id, 7, "alice@a.example/r", later), OK);
+    struct answer a = session(w, "alice@a.example", 7);
     assert_int_equal(a.e, OK);
     assert_true(a.session.session == id);
-    assert_string_equal(a.session.jid, "b@b.example/r");
+    assert_string_equal(a.session.jid, "alice@a.example/r");
     assert_int_equal(a.session.expires_unix, later);
     assert_int_equal(a.session.in_seq, 7); /* the count that came with the record, until a higher one is committed */
     for (uint64_t n = 2; n <= 5; n++) {
@@ -630,23 +664,23 @@ static void test_sessions(void **state)
         it.handled = n * 10;
         assert_int_equal(put(w, owner, it), OK);
     }
-    assert_int_equal(session(w, "b@b.example", 7).session.in_seq, 50);
+    assert_int_equal(session(w, "alice@a.example", 7).session.in_seq, 50);
     assert_int_equal(put(w, owner, it), ERR_EXISTS);
 
     /* A new token and time keep what is counted. */
-    assert_int_equal(session_put(w, id, 8, "b@b.example/r", later + 1), OK);
-    assert_int_equal(session(w, "b@b.example", 7).e, ERR_NOT_FOUND);
-    assert_int_equal(session(w, "b@b.example", 8).session.in_seq, 50);
-    assert_int_equal(session_put(w, 2, 8, "b@b.example/s", later), ERR_EXISTS);
+    assert_int_equal(session_put(w, id, 8, "alice@a.example/r", later + 1), OK);
+    assert_int_equal(session(w, "alice@a.example", 7).e, ERR_NOT_FOUND);
+    assert_int_equal(session(w, "alice@a.example", 8).session.in_seq, 50);
+    assert_int_equal(session_put(w, 2, 8, "alice@a.example/s", later), ERR_EXISTS);
     struct answer del = {.w = w};
     struct answer other = {.w = w};
-    assert_int_equal(session(w, "alice@a.example", 8).e, ERR_NOT_FOUND); /* another's is not found */
-    store_session_delete(w->c, jid(w, "alice@a.example"), id, on_done, &other);
+    assert_int_equal(session(w, "bob@a.example", 8).e, ERR_NOT_FOUND); /* another's is not found */
+    store_session_delete(w->c, jid(w, "bob@a.example"), id, on_done, &other);
     assert_int_equal(await(&other), OK);
-    assert_int_equal(session(w, "b@b.example", 8).e, OK);
-    store_session_delete(w->c, jid(w, "b@b.example"), id, on_done, &del);
+    assert_int_equal(session(w, "alice@a.example", 8).e, OK);
+    store_session_delete(w->c, jid(w, "alice@a.example"), id, on_done, &del);
     assert_int_equal(await(&del), OK);
-    assert_int_equal(session(w, "b@b.example", 8).e, ERR_NOT_FOUND);
+    assert_int_equal(session(w, "alice@a.example", 8).e, ERR_NOT_FOUND);
 }
 
 /* Everything in one batch: the counted value is seen by reads between the writes. */
@@ -659,15 +693,15 @@ static void test_session_seq_in_batch(void **state)
     struct answer ignored = {.w = w}, seen[100];
     memset(token[0], 1, 32);
     memset(token[1], 2, 32);
-    assert_int_equal(session_put(w, 4096, 1, "b@b.example/1", later), OK);
-    assert_int_equal(session_put(w, 8192, 2, "b@b.example/2", later), OK);
+    assert_int_equal(session_put(w, 4096, 1, "alice@a.example/1", later), OK);
+    assert_int_equal(session_put(w, 8192, 2, "alice@a.example/2", later), OK);
     for (unsigned i = 0; i < 100; i++) {
         struct archive_item it = item(1 + i, 0, "b@b.example");
         it.session = i % 2 ? 8192 : 4096;
         it.handled = 1000 + i;
         put_async(w, owner, it, on_done, &ignored);
         seen[i] = (struct answer){.w = w};
-        store_session_find(w->c, jid(w, "b@b.example"), token[i % 2], on_session, &seen[i]);
+        store_session_find(w->c, jid(w, "alice@a.example"), token[i % 2], on_session, &seen[i]);
     }
     while (!seen[99].calls)
         loop_run(w->loop);
@@ -891,12 +925,9 @@ static void test_busy(void **state)
 {
     struct fixture *f = *state;
     enum { N = 50, ROOM = 20 };
-    worker_free(&f->w);
-    store_close(&f->s);
-    char *why = NULL;
-    struct store_config c = {.driver = f->driver, .path = f->path, .max_queued = ROOM};
-    assert_int_equal(store_open(&c, &f->s, &why), OK);
-    struct worker *w = f->w = worker_new(f->s), *second = worker_new(f->s);
+    fixture_close(f);
+    fixture_open(f, ROOM);
+    struct worker *w = f->w, *second = worker_new(f->s);
     int64_t owner = new_owner(w, "alice@a.example");
     struct ordered o = {.w = w, .calling = true};
     struct ordered_call calls[N];
@@ -938,12 +969,9 @@ static void on_stubborn(void *arg, enum err e)
 static void test_retry_from_callback(void **state)
 {
     struct fixture *f = *state;
-    worker_free(&f->w);
-    store_close(&f->s);
-    char *why = NULL;
-    struct store_config c = {.driver = f->driver, .path = f->path, .max_queued = 1};
-    assert_int_equal(store_open(&c, &f->s, &why), OK);
-    struct worker *w = f->w = worker_new(f->s), *other = worker_new(f->s);
+    fixture_close(f);
+    fixture_open(f, 1);
+    struct worker *w = f->w, *other = worker_new(f->s);
     int64_t owner = new_owner(w, "alice@a.example");
     struct answer holds = {.w = other}; /* its worker does not run, so the one place stays taken */
     struct stubborn s = {w, owner, 0, OK};
@@ -1028,8 +1056,7 @@ static void test_close_commits(void **state)
     memcpy(secret, store_secret(f->s), 32);
     assert_memory_not_equal(secret, zero, 32);
     store_close(&f->s);
-    f->s = store_at(f->driver, f->path);
-    f->w = worker_new(f->s);
+    fixture_open(f, 0);
     if (!strcmp(f->driver, "memory"))
         return; /* forgets, by nature */
     assert_int_equal(load(f->w, "alice@a.example").owner, owner);
@@ -1050,11 +1077,13 @@ static void test_unknown_driver(void **state)
     free(why);
 }
 
-#define ON_ALL(test)                                                                                                   \
-    {#test " [memory]", test, setup_memory, teardown, NULL},                                                           \
+#define ON(test, name, set)                                                                                            \
     {                                                                                                                  \
-#test " [sqlite]", test, setup_sqlite, teardown, NULL                                                          \
+#test " [" name "]", test, set, teardown, NULL                                                                 \
     }
+#define ON_ALL(test)                                                                                                   \
+    ON(test, "memory", setup_memory), ON(test, "sqlite", setup_sqlite), ON(test, "postgres", setup_postgres),          \
+        ON(test, "postgres, 2 shards", setup_shards)
 
 int main(void)
 {
@@ -1089,5 +1118,8 @@ int main(void)
         ON_ALL(test_close_commits),
         cmocka_unit_test(test_unknown_driver),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    pg_new(&server);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    pg_end(&server);
+    return failed;
 }
