@@ -1,5 +1,6 @@
 #include "envelope_pack.h"
 
+#include "bigendian.h"
 #include "log.h"
 #include "metrics.h"
 #include "scram.h"
@@ -75,18 +76,6 @@ static bool rule_find(uint32_t wire, struct rule *out)
 
 /* ---- packing ---- */
 
-static void put32(void *at, uint32_t v)
-{
-    const uint8_t b[4] = {(uint8_t)(v >> 24), (uint8_t)(v >> 16), (uint8_t)(v >> 8), (uint8_t)v};
-    memcpy(at, b, sizeof b);
-}
-
-static uint32_t get32(const void *at)
-{
-    const uint8_t *b = at;
-    return (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
-}
-
 static ProtobufCBinaryData jid_field(const struct jid *j)
 {
     if (!j)
@@ -120,8 +109,8 @@ void env_pack(struct buf *out, struct envelope *e)
 
     size_t head = mesh__envelope__get_packed_size(&m), body = e->bytes ? e->bytes->len : 0;
     char *at = buf_reserve(out, 8 + head + body);
-    put32(at, (uint32_t)head);
-    put32(at + 4, (uint32_t)body);
+    be_put32(at, (uint32_t)head);
+    be_put32(at + 4, (uint32_t)body);
     mesh__envelope__pack(&m, (uint8_t *)at + 8);
     if (body)
         memcpy(at + 8 + head, e->bytes->data, body);
@@ -244,7 +233,7 @@ struct envelope *env_unpack(const void *p, size_t n, size_t *used)
     *used = 0;
     if (n < 8)
         return NULL;
-    uint32_t head = get32(at), body = get32(at + 4);
+    uint32_t head = be_get32(at), body = be_get32(at + 4);
     if (head > ENV_HEAD_MAX || head > n - 8 || body > n - 8 - head)
         return NULL;
     *used = 8 + (size_t)head + body;
