@@ -24,6 +24,7 @@ enum {
     WAIT_CHALLENGE,
     WAIT_SUCCESS,
     WAIT_FEATURES_AUTH,
+    WAIT_RESUMED,
     WAIT_BIND,
     WAIT_ENABLED,
     WAIT_PAIR
@@ -296,7 +297,56 @@ static void bound(struct client *c)
     }
     c->phase = WAIT_ENABLED;
     c->counting_out = true;
-    say(c, "<enable xmlns='urn:xmpp:sm:3'/>");
+    say(c, "<enable xmlns='urn:xmpp:sm:3'%s/>", c->config->resumable ? " resume='true'" : "");
+}
+
+/* A number or a token in an attribute of the element's first tag. */
+static bool attribute(const char *xml, const char *name, char *out, size_t size)
+{
+    char key[32];
+    snprintf(key, sizeof key, " %s=", name);
+    const char *end = strchr(xml, '>'), *at = strstr(xml, key);
+    if (!end || !at || at > end)
+        return false;
+    at += strlen(key);
+    size_t n = strcspn(at + 1, (char[]){*at, 0});
+    return n < size && snprintf(out, size, "%.*s", (int)n, at + 1) >= 0;
+}
+
+static void bind_resource(struct client *c)
+{
+    c->phase = WAIT_BIND;
+    say(c, "<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>");
+    if (c->config->resource)
+        say(c, "<resource>%s</resource>", c->config->resource);
+    say(c, "</bind></iq>");
+}
+
+static void authenticated(struct client *c)
+{
+    if (!c->token[0]) {
+        bind_resource(c);
+        return;
+    }
+    c->phase = WAIT_RESUMED;
+    say(c, "<resume xmlns='urn:xmpp:sm:3' previd='%s' h='%u'/>", c->token, c->sm_handled);
+}
+
+static void resume_answered(struct client *c, const char *xml)
+{
+    char h[16];
+    c->resumption_h = attribute(xml, "h", h, sizeof h) ? atoll(h) : -1;
+    if (strncmp(xml, "<resumed", 8) == 0) {
+        c->resumption = RESUME_DONE;
+        c->counting_in = c->counting_out = true;
+        c->state = CLIENT_READY;
+        c->ops->ready(c);
+        return;
+    }
+    c->resumption = RESUME_FAILED;
+    c->token[0] = 0;
+    c->sm_handled = 0;
+    bind_resource(c);
 }
 
 static void refused(struct client *c, const char *xml)
@@ -322,12 +372,14 @@ static void login_element(struct client *c, char *xml)
     } else if (c->phase == WAIT_SUCCESS && strncmp(xml, "<success", 8) == 0 && auth_success(c, xml)) {
         open_stream(c, WAIT_FEATURES_AUTH);
     } else if (c->phase == WAIT_FEATURES_AUTH && features && strstr(xml, "<bind")) {
-        c->phase = WAIT_BIND;
-        say(c, "<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>");
+        authenticated(c);
+    } else if (c->phase == WAIT_RESUMED && (strncmp(xml, "<resumed", 8) == 0 || strncmp(xml, "<failed", 7) == 0)) {
+        resume_answered(c, xml);
     } else if (c->phase == WAIT_BIND && strncmp(xml, "<iq", 3) == 0 && strstr(xml, "<jid>")) {
         bound(c);
     } else if (c->phase == WAIT_ENABLED && strncmp(xml, "<enabled", 8) == 0) {
         c->counting_in = true;
+        attribute(xml, "id", c->token, sizeof c->token);
         become_ready(c);
     } else if (c->phase == WAIT_PAIR && strncmp(xml, "<paired", 7) == 0) {
         become_ready(c);
@@ -488,6 +540,12 @@ void client_open(struct client *c, const struct client_config *config, const str
         (connect(c->fd, (const struct sockaddr *)&config->addr, config->addr_len) != 0 && errno != EINPROGRESS) ||
         epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &ev) != 0)
         client_fail(c, strerror(errno));
+}
+
+void client_resume(struct client *c, const char *token, uint32_t handled)
+{
+    snprintf(c->token, sizeof c->token, "%s", token);
+    c->sm_handled = handled;
 }
 
 static void connected(struct client *c)

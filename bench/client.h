@@ -29,12 +29,17 @@ struct client_config {
     socklen_t addr_len;
     const char *domain, *password;
     SSL_CTX *tls;
-    bool direct_tls; /* else STARTTLS */
-    bool plain;      /* SASL PLAIN, else SCRAM-SHA-1 */
-    bool sm;         /* enable XEP-0198 before becoming ready */
-    bool presence;   /* send initial presence before becoming ready */
-    bool relay;      /* speak to bench/relay.c: no XMPP, the server pairs the user numbers 2i and 2i+1 */
+    bool direct_tls;      /* else STARTTLS */
+    bool plain;           /* SASL PLAIN, else SCRAM-SHA-1 */
+    bool sm;              /* enable XEP-0198 before becoming ready */
+    bool presence;        /* send initial presence before becoming ready */
+    bool resumable;       /* with sm: ask for a token to resume with */
+    const char *resource; /* NULL: the server chooses */
+    bool relay;           /* speak to bench/relay.c: no XMPP, the server pairs the user numbers 2i and 2i+1 */
 };
+
+/* What became of client_resume(). */
+enum client_resumption { RESUME_NOT_TRIED, RESUME_DONE, RESUME_FAILED };
 
 struct client;
 struct client_ops {
@@ -57,6 +62,9 @@ struct client {
     unsigned user;
     uint64_t since_ns;            /* when it was opened; after client_close(), when that was */
     uint32_t sm_sent, sm_handled; /* stanzas since <enable/> and <enabled/> (XEP-0198 section 4) */
+    char token[64];               /* what this session may be resumed with; empty: nothing */
+    enum client_resumption resumption;
+    int64_t resumption_h; /* of <resumed/> or <failed/>; -1: none */
 
     /* private */
     const struct client_config *config;
@@ -74,6 +82,8 @@ struct client {
 /* Begins to connect as user N ("userN"). key is the cache of that user, kept by the caller. arg is untouched. */
 void client_open(struct client *c, const struct client_config *config, const struct client_ops *ops, int epoll_fd,
                  unsigned user, struct scram_key *key);
+/* Right after client_open(): tries to resume the session that had this token and these counts, before binding. */
+void client_resume(struct client *c, const char *token, uint32_t handled);
 void client_event(struct client *c);
 /* Sends bytes; what the socket does not take waits in memory. stanzas: how many of them XEP-0198 counts. */
 void client_send(struct client *c, const char *data, size_t len, unsigned stanzas);

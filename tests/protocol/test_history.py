@@ -87,6 +87,12 @@ def test_waiting_is_not_lost():
     assert found(events + [{"e": "waiting", "of": "juliet@x", "body": f"{ROMEO} juliet@x 2"}]) == set()
 
 
+def test_bounced_is_not_lost():
+    events = without(recv(2), row("juliet@x", 2), row("romeo@x", 2))
+    assert found(events) == {"I1", "I2"}
+    assert found(events + [{"e": "bounced", "from": ROMEO, "to": "juliet@x", "n": 2}]) == set()
+
+
 def test_rows_of_an_archive_may_come_together():
     def packed(of, numbers):
         return {"e": "archive", "of": of, "rows": [[f"s{n}", ROMEO, f"{ROMEO} juliet@x {n}"] for n in numbers]}

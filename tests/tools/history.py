@@ -16,6 +16,7 @@ only counted):
   failed   session, h, sent      the h of <failed/>, null without; it may lag behind what was acknowledged before
   recv     at, session, from, body, sid     sid: <stanza-id/> of the own archive, or null; a resumed session keeps its name;
            early                            it was for the full JID of a session that was not yet available
+  bounced  from, to, n           its sender was told by an error that it was not delivered: it need not have arrived
   waiting  of, body              found among the offline messages of an account at the end
   archive  of, sid, from, body   one row, in the archive's order, read when everything was quiet; or
            of, rows              [[sid, from, body], ...], several of them
@@ -65,7 +66,7 @@ class History:
         self.last_archived = {}                               # (account, pair) -> number
         self.sid = {}                                         # number -> sid in the recipient's archive
         self.sids = collections.defaultdict(set)              # account -> sids of its archive
-        self.complete, self.waiting = set(), set()
+        self.complete, self.waiting, self.bounced = set(), set(), set()
         self.sent_again = self.rows = 0
         self.counts = {}
         self.kinds = collections.Counter()
@@ -143,6 +144,11 @@ class History:
             self.violation("I5", f"{e['body']!r} waits for {e['of']}")
         else:
             self.waiting.add(m)
+
+    def on_bounced(self, e):
+        m = self.number.get(f"{e['from']} {e['to']} {e['n']}") if "n" in e else None
+        if m is not None:
+            self.bounced.add(m)
 
     def on_archive(self, e):
         rows = e.get("rows")
@@ -223,7 +229,7 @@ class History:
         recipients = [to in self.complete for _, to in self.pairs]
         for m, pair in enumerate(self.pair):
             for read, times, account in ((senders[pair], self.in_sender[m], 0), (recipients[pair], self.in_recipient[m], 1)):
-                if read and times <= 1 and (times or not self.acked[m]) or not read and not self.acked[m]:
+                if read and times <= 1 and (times or not self.acked[m] or m in self.bounced) or not read and not self.acked[m]:
                     continue
                 whose = bare(self.pairs[pair][account])
                 if not read:
@@ -236,7 +242,7 @@ class History:
 
     def check_received(self):
         for m, acked in enumerate(self.acked):
-            if acked and m not in self.received and m not in self.waiting:
+            if acked and m not in self.received and m not in self.waiting and m not in self.bounced:
                 self.violation("I2", f"{self.body[m]} was acknowledged and never received")
 
     def check_repetitions(self):
@@ -284,7 +290,7 @@ class History:
             counts["probes"] = sum(map(len, self.probes.values()))
             counts["worst_gap_s"] = {k: g["seconds"] for k, g in sorted(self.gaps().items())}
         return {"sent": len(self.body), "sent_again": self.sent_again, "acked": sum(self.acked),
-                "received": len(self.received), "received_again": again, "waiting": len(self.waiting),
+                "received": len(self.received), "received_again": again, "waiting": len(self.waiting), "bounced": len(self.bounced),
                 "archived": self.rows, **counts, "violations": len(self.found)}
 
 
