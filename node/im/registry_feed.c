@@ -44,6 +44,7 @@ const struct module im_registry_feed = {
     .name = "registry_feed",
     .session_open = registry_feed_put,
     .session_registered = on_session_registered,
+    .session_abandoned = on_session_close, /* Redis keeps what another home has written */
     .session_close = on_session_close,
     .session_presence = put,
 };

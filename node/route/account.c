@@ -237,6 +237,10 @@ void account_abandon(struct account *a)
     a->abandoned = true;
     hash_remove(&s->accounts, &a->node);
     list_add_tail(&s->abandoned, &a->abandoned_link);
+    list_for_each (l, &a->sessions)
+        for (const struct module *const *m = s->modules; *m; m++)
+            if ((*m)->session_abandoned)
+                (*m)->session_abandoned(container_of(l, struct session, link));
     account_empty(a);
     if (a->mailbox)
         mailbox_abandon(a->mailbox);

@@ -71,6 +71,8 @@ struct module {
     /* Known here from another home, or moved to another node. home_died: what that home was about to tell may be lost.
      */
     void (*session_registered)(struct session *se, bool home_died);
+    /* It goes on at another home, which nothing here may disturb: forgotten without a word. */
+    void (*session_abandoned)(struct session *se);
     void (*session_close)(struct session *se); /* before it is freed; still in the account's list */
     /* A presence: from one of the account's own sessions (cx->session set), or from elsewhere to this account. */
     hook_fn *presence;

@@ -22,7 +22,7 @@ static bool wins(struct account *a, const struct session *se)
 {
     list_for_each_safe (l, &a->sessions) {
         struct session *other = container_of(l, struct session, link);
-        if (other == se || !jid_eq(other->jid, se->jid))
+        if (other == se || other->expected || !jid_eq(other->jid, se->jid)) /* that one says itself when it comes */
             continue;
         if (other->bound_unix_us > se->bound_unix_us)
             return false;
@@ -40,8 +40,10 @@ static struct session *session_for(struct account *a, const struct envelope *e, 
 {
     struct session *se = sm_session(a->sm, e->session);
     bool known = se && !se->lost;
-    if (!se)
+    if (!se) {
         se = session_new(a, e->session, e->from, e->jid);
+        se->bound_unix_us = 0;
+    }
     if (!known && r->state && !session_state_unpack(se, r->state))
         log_warn(&a->sm->log, "session-state-refused", "jid", se->jid->s);
     return se;

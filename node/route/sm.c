@@ -209,6 +209,7 @@ static void handle_bind(struct account *a, struct envelope *e)
     }
     struct session *se = session_new(a, e->session, e->from, full);
     bound_answer(s, e, full, 0);
+    session_changed(se);
     for (const struct module *const *m = s->modules; *m; m++)
         if ((*m)->session_open)
             (*m)->session_open(se);
