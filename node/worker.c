@@ -3,24 +3,49 @@
 #include "metrics.h"
 #include "modules.h"
 #include "monitor.h"
+#include "worker_mesh.h"
 
 #include <stdlib.h>
 
 enum { STOP_CHECK_MS = 20, STOP_MAX_MS = 5000 };
 
-struct worker *worker_home(struct node *n, const struct jid *bare)
+struct worker *worker_of_slot(struct node *n, const struct jid *bare)
 {
     return &n->workers[jid_slot(bare) % n->worker_count];
 }
 
 /* ---- envelopes ---- */
 
+static bool for_sm(const struct envelope *e)
+{
+    return e->kind < ENV_KEYS;
+}
+
+static bool own_slot(const struct worker *w, const struct jid *jid)
+{
+    const struct ring_member *m = w->ring ? ring_owner(w->ring, jid_slot(jid)) : NULL;
+    return !w->ring || (m && m->node == w->node->id);
+}
+
+/* The ring may have changed since it was sent. What a session sent it sends again itself; what another home sent goes
+ * on to the new one. */
+static void misdirected(struct worker *w, struct envelope **e)
+{
+    if ((*e)->kind == ENV_ROUTE && !(*e)->session)
+        worker_send(w, e);
+    else if ((*e)->kind == ENV_CALL)
+        (*e)->call((*e)->call_arg, NULL);
+    env_free(e);
+}
+
 static void dispatch(struct worker *w, struct envelope **e)
 {
-    if ((*e)->kind < ENV_KEYS)
+    if (!for_sm(*e))
+        edge_handle(w->edge, e);
+    else if (own_slot(w, (*e)->jid))
         sm_handle(w->sm, e);
     else
-        edge_handle(w->edge, e);
+        misdirected(w, e);
 }
 
 /* Handlers never run inside each other: what they send to their own worker waits until they have returned. */
@@ -39,6 +64,8 @@ static void drain(void *arg)
         dispatch(w, &e);
     }
     store_release(w->store);
+    if (w->mesh)
+        worker_mesh_flush(w);
     w->draining = false;
 }
 
@@ -52,8 +79,15 @@ void worker_send(struct worker *w, struct envelope **ep)
 {
     struct envelope *e = *ep;
     *ep = NULL;
-    bool to_sm = e->kind < ENV_KEYS;
-    struct worker *to = to_sm ? worker_home(w->node, e->jid) : &w->node->workers[e->to.worker];
+    const struct ring_member *home = w->ring && for_sm(e) ? ring_owner(w->ring, jid_slot(e->jid)) : NULL;
+    uint32_t node = home ? home->node : for_sm(e) ? w->node->id : e->to.node;
+    if (node != w->node->id) {
+        worker_mesh_send(w, node, home ? (uint16_t)(jid_slot(e->jid) % home->workers) : e->to.worker, &e);
+        loop_later(w->loop, &w->drain);
+        return;
+    }
+    struct worker *to =
+        for_sm(e) ? worker_of_slot(w->node, e->jid) : &w->node->workers[e->to.worker % w->node->worker_count];
     if (to != w) {
         env_flatten(e);
         e->msg.fn = on_envelope;
@@ -76,7 +110,7 @@ static void send_env(void *arg, struct envelope **e)
 static uint16_t home_of(void *arg, const struct jid *bare)
 {
     struct worker *w = arg;
-    return worker_home(w->node, bare)->index;
+    return own_slot(w, bare) ? worker_of_slot(w->node, bare)->index : w->index;
 }
 
 struct move {
@@ -171,7 +205,7 @@ void worker_init(struct worker *w, struct node *n, uint16_t index)
         .ips = n->ips,
         .tls = n->tls,
         .config = n->config,
-        .self = {.worker = index},
+        .self = {.node = n->id, .worker = index},
         .ops = &edge_ops,
         .arg = w,
     });
@@ -196,11 +230,13 @@ void worker_free(struct worker *w)
     edge_free(&w->edge);
     drain(w);
     sm_free(&w->sm);
+    worker_mesh_free(&w->mesh);
     store_client_free(&w->store);
     inbox_free(&w->inbox);
     conn_io_free(&w->io);
     xml_pool_free(&w->parsers);
     loop_free(&w->loop);
+    ring_unref(&w->ring);
 }
 
 struct reload {

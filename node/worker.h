@@ -10,12 +10,15 @@
 
 #include "edge.h"
 #include "http_server.h"
+#include "ring.h"
 #include "sm.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
+struct cluster;
 struct node;
+struct worker_mesh;
 
 struct worker {
     struct node *node;
@@ -34,6 +37,8 @@ struct worker {
     struct http_server *http;
     struct listener **http_listeners;
     size_t http_listener_count;
+    struct ring *ring;        /* NULL: this node is alone */
+    struct worker_mesh *mesh; /* worker_mesh.c; NULL: this node is alone */
     struct inbox_msg *local_head, **local_tail; /* envelopes for this very worker */
     bool draining;
     struct task drain;
@@ -51,6 +56,8 @@ struct node {
     struct worker *workers;
     uint16_t worker_count;
     _Atomic(const char *) unwell; /* why new clients should not come here, static text for /health; NULL: they may */
+    uint32_t id;             /* of this node in the ring; 0: it is alone */
+    struct cluster *cluster; /* cluster.c; NULL: it is alone */
 };
 
 /* Both on the main thread, before worker_run. */
@@ -60,9 +67,14 @@ enum err worker_listen(struct worker *w, char **why) WARN_UNUSED;
 /* Runs the loop until the worker has stopped. */
 void worker_run(struct worker *w);
 void worker_free(struct worker *w);
-struct worker *worker_home(struct node *n, const struct jid *bare);
-/* Any worker's thread: sends on behalf of w. Consumes *e. */
+/* The worker of a slot of this node's. */
+struct worker *worker_of_slot(struct node *n, const struct jid *bare);
+/* On w's thread. Consumes *e. */
 void worker_send(struct worker *w, struct envelope **e);
+/* Any thread: the worker takes this ring; references it. */
+void worker_ring(struct worker *w, struct ring *r);
+/* Any thread: a frame from a node that had a ring of this epoch; references payload. */
+void worker_frame(struct worker *w, uint64_t epoch, struct bytes *payload);
 /* Any thread: the worker takes the configuration and certificates; done(arg) runs on it afterwards. */
 void worker_reload(struct worker *w, const struct config *c, struct tls *tls, void (*done)(void *arg), void *arg);
 /* Any thread: no new connections, streams are closed, what is under way is written, then worker_run returns. */

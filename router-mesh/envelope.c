@@ -50,6 +50,23 @@ struct envelope *env_copy(struct envelope *e, enum env_kind kind, const struct j
     return c;
 }
 
+struct envelope *env_again(struct envelope *e)
+{
+    if (e->stanza)
+        env_bytes(e);
+    struct envelope *c = env_new(e->kind, e->jid);
+    struct arena *a = c->arena;
+    const struct jid *jid = c->jid;
+    *c = *e;
+    c->arena = a;
+    c->jid = jid;
+    c->stanza = NULL;
+    c->sender = e->sender ? jid_dup(a, e->sender) : NULL;
+    c->target = e->target ? jid_dup(a, e->target) : NULL;
+    c->bytes = e->bytes ? bytes_ref(e->bytes) : NULL;
+    return c;
+}
+
 void env_free(struct envelope **ep)
 {
     struct envelope *e = *ep;

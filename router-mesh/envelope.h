@@ -96,6 +96,8 @@ struct envelope *env_new(enum env_kind kind, const struct jid *jid); /* copies j
 struct envelope *env_stanza_new(enum env_kind kind, const struct jid *jid, struct stanza **s);
 /* The same stanza (bytes and flat fields, no tree) for another destination. */
 struct envelope *env_copy(struct envelope *e, enum env_kind kind, const struct jid *jid);
+/* All of it once more, without the tree. */
+struct envelope *env_again(struct envelope *e);
 void env_free(struct envelope **e);
 /* The stanza's tree, parsed now if need be; NULL when the bytes are no stanza. Borrowed. */
 struct stanza *env_stanza(struct envelope *e);

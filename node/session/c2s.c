@@ -151,6 +151,7 @@ static void c2s_free(struct c2s *c)
         conn_close(&c->conn, 0);
     sasl_free(&c->sasl);
     c2s_forget_binding(c);
+    env_free(&c->request);
     session_clear(&c->session);
     jid_free(&c->user);
     free(c->resume_token);
@@ -616,6 +617,15 @@ void edge_config(struct edge *e, const struct config *c, struct tls *tls)
     e->tls = tls_ref(tls);
 }
 
+void edge_ring(struct edge *e, struct ring *r)
+{
+    struct ring *before = e->ring;
+    e->ring = ring_ref(r);
+    hash_for_each (n, &e->streams)
+        c2s_home_changed(container_of(n, struct c2s, node), before, r);
+    ring_unref(&before);
+}
+
 void edge_shutdown(struct edge *e)
 {
     hash_for_each (n, &e->streams) {
@@ -635,6 +645,7 @@ void edge_free(struct edge **ep)
     hash_for_each (n, &e->streams)
         c2s_free(container_of(n, struct c2s, node));
     hash_free(&e->streams);
+    ring_unref(&e->ring);
     tls_unref(&e->tls);
     free(e);
 }
@@ -655,7 +666,9 @@ void edge_handle(struct edge *e, struct envelope **ep)
     bool gone = !c || c->state == C2S_DEAD;
     if (gone && env->kind == ENV_BOUND && !env->code)
         unbind(e, env);
-    if (!gone)
+    else if (env->kind == ENV_YIELD)
+        c2s_yield(e, env, gone ? NULL : c);
+    else if (!gone)
         switch (env->kind) {
         case ENV_KEYS:
             c2s_keys(c, env);
@@ -667,7 +680,7 @@ void edge_handle(struct edge *e, struct envelope **ep)
             c2s_resumed(c, env);
             break;
         case ENV_COMMITTED:
-            c2s_committed(c, env->seq);
+            c2s_committed(c, env);
             break;
         case ENV_DELIVER:
             c2s_deliver(c, env);
@@ -678,6 +691,13 @@ void edge_handle(struct edge *e, struct envelope **ep)
         case ENV_BLOCKED:
             bytes_unref(&c->session.blocked);
             c->session.blocked = env->bytes && env->bytes->len ? bytes_ref(env->bytes) : NULL;
+            break;
+        case ENV_STATE:
+            bytes_unref(&c->session.state);
+            c->session.state = env->bytes ? bytes_ref(env->bytes) : NULL;
+            break;
+        case ENV_TAKEOVER:
+            c2s_takeover(c, env);
             break;
         default:
             CHECK(false, "envelope %s for c2s", env_kind_name(env->kind));

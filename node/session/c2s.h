@@ -5,6 +5,7 @@
 #include "edge.h"
 #include "log.h"
 #include "metrics.h"
+#include "ring.h"
 #include "sasl.h"
 
 #define NS_TLS     "urn:ietf:params:xml:ns:xmpp-tls"
@@ -30,14 +31,22 @@ struct out_item {
     uint64_t id; /* archive id, 0: none */
 };
 
-/* What a session is, apart from its socket: a value that moves to the stream that resumes it. */
+/* A stanza from the client that not every home has committed. */
+struct pending {
+    uint8_t need;         /* PENDING_*: COMMITTED that are missing */
+    struct envelope *env; /* in a cluster: to be sent again when its home is another one; NULL: none */
+};
+enum { PENDING_SELF = 1, PENDING_ROUTE = 2 };
+
+/* What a session is, apart from its socket: a value that moves to the stream that resumes it, on this node or another
+ * (c2s_pack.c). */
 struct c2s_session {
     uint64_t id;
     const struct jid *jid; /* full; malloc */
     /* received: stanza seq = base + position; handled is the prefix that every home has committed */
     uint64_t received, handled;
-    uint8_t *need; /* COMMITTED still missing for stanza handled + 1 + i; ring of cap, first at off */
-    uint32_t need_off, need_cap;
+    struct pending *window; /* stanza handled + 1 + i; ring of cap, first at off */
+    uint32_t window_off, window_cap;
     struct bytes *blocked; /* XEP-0191: JIDs, one a line; NULL: none */
     /* XEP-0198 */
     bool sm, resumable;
@@ -52,6 +61,13 @@ struct c2s_session {
     uint32_t told;      /* h that the client was told */
     uint64_t answer_at; /* the client's <r/> came after this many stanzas; 0: none is waiting */
     uint64_t sent_id;   /* without SM: last archive id handed to the connection */
+    /* In a cluster, for a home that does not know the session (c2s_home.c) */
+    uint64_t reg;        /* registrations so far */
+    struct bytes *state; /* ENV_STATE; NULL: none */
+    uint8_t *token_hash; /* 32 bytes when resumable; malloc */
+    uint64_t *seen;      /* archive ids given to the client: in hand, or arrived and above the watermark */
+    uint32_t seen_count, seen_cap, seen_arrived; /* the first seen_arrived of them have arrived */
+    uint64_t seen_max;
 };
 
 struct c2s {
@@ -78,6 +94,7 @@ struct c2s {
     struct sasl_binding *binding; /* until authentication; malloc */
     unsigned attempts, offered;
     struct c2s_session session;
+    struct envelope *request; /* in a cluster: what the account's home was asked and has not answered; NULL: nothing */
     bool resuming; /* the session has moved here, <resumed/> waits for commits */
     uint32_t resume_h;
     char *resume_token;
@@ -117,13 +134,34 @@ bool c2s_address_allowed(const struct c2s *c, const struct jid *user);
 void c2s_bind(struct c2s *c, struct stanza *iq);
 void c2s_bound(struct c2s *c, const struct envelope *e);
 void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x);
-void c2s_committed(struct c2s *c, uint64_t seq);
+void c2s_committed(struct c2s *c, const struct envelope *e);
 void c2s_deliver(struct c2s *c, struct envelope *e);
 void c2s_drained(struct c2s *c);
 void c2s_reply(struct c2s *c, struct stanza **s); /* to this client, counted like any stanza */
 
+/* c2s_home.c: the account's home is on another node, or becomes another one */
+void c2s_ask(struct c2s *c, struct envelope **e); /* sends; in a cluster asks again when the home changes meanwhile */
+void c2s_answered(struct c2s *c);
+void c2s_home_changed(struct c2s *c, const struct ring *before, const struct ring *now);
+void c2s_register(struct c2s *c, uint32_t flags); /* and sends what is not committed again */
+bool c2s_seen(struct c2s *c, uint64_t id, uint64_t watermark); /* notes a delivery; false: the client has it already */
+void c2s_seen_arrived(struct c2s *c, uint64_t last);           /* it and all before it */
+void c2s_yield(struct edge *e, const struct envelope *env, struct c2s *c); /* c NULL: there is no such session */
+void c2s_takeover(struct c2s *c, const struct envelope *e);
+
+/* c2s_pack.c: a session as bytes */
+struct bytes *session_pack(const struct c2s_session *s);
+/* False: malformed, and *out is empty. */
+bool session_unpack(const struct bytes *b, struct c2s_session *out);
+
 /* c2s_sm.c */
 void session_clear(struct c2s_session *s);
+struct out_item *session_item(const struct c2s_session *s, uint32_t i);
+void session_queue_push(struct c2s_session *s, struct bytes *b, uint64_t id); /* keeps a reference */
+void session_window_push(struct c2s_session *s, uint8_t need, struct envelope *env); /* keeps env */
+struct pending *session_pending(const struct c2s_session *s, uint32_t i);
+void c2s_resume_failed(struct c2s *c, enum err why, uint64_t h); /* h: durable, UINT64_MAX: unknown */
+void c2s_resume_here(struct c2s *c); /* the session has come: answers when all is committed */
 void c2s_sm_enable(struct c2s *c, const struct xml *x);
 void c2s_sm_resume(struct c2s *c, const struct xml *x);
 void c2s_sm_request(struct c2s *c, const struct xml *x);

@@ -292,7 +292,7 @@ static void ask_keys(struct c2s *c)
     struct envelope *e = env_new(ENV_AUTH, sasl_user(c->sasl));
     e->code = sasl_hash(c->sasl);
     c2s_wait(c);
-    c2s_send(c, &e);
+    c2s_ask(c, &e);
 }
 
 /* Acts on what the mechanism says. While waiting the stream is held; every other outcome lets it go on. */
@@ -328,6 +328,7 @@ void c2s_keys(struct c2s *c, const struct envelope *e)
 {
     if (c->state >= C2S_AUTHED || !c->sasl || !c->waiting)
         return;
+    c2s_answered(c);
     struct scram_keys k;
     bool good = e->code == OK && e->bytes && e->bytes->len == sizeof k;
     if (good)

@@ -8,18 +8,28 @@
 
 enum { SOON_MS = 250 }; /* how long acknowledgements may lag, both ways */
 
-static struct out_item *item(struct c2s_session *s, uint32_t i)
+struct out_item *session_item(const struct c2s_session *s, uint32_t i)
 {
     return &s->queue[(s->queue_off + i) % s->queue_cap];
+}
+
+struct pending *session_pending(const struct c2s_session *s, uint32_t i)
+{
+    return &s->window[(s->window_off + i) % s->window_cap];
 }
 
 void session_clear(struct c2s_session *s)
 {
     for (uint32_t i = 0; i < s->queue_count; i++)
-        bytes_unref(&item(s, i)->bytes);
+        bytes_unref(&session_item(s, i)->bytes);
     metric_add(M_UNACKED_BYTES, -(int64_t)s->queue_bytes);
+    for (uint32_t i = 0; i < s->received - s->handled; i++)
+        env_free(&session_pending(s, i)->env);
     free(s->queue);
-    free(s->need);
+    free(s->window);
+    free(s->seen);
+    free(s->token_hash);
+    bytes_unref(&s->state);
     bytes_unref(&s->blocked);
     jid_free(&s->jid);
     *s = (struct c2s_session){.id = s->id};
@@ -77,6 +87,10 @@ void c2s_sm_enable(struct c2s *c, const struct xml *x)
         random_token(token, 16);
         e->bytes = token_hash(token);
         e->id = s->resume_s;
+        if (c->edge->ring) {
+            s->token_hash = xmalloc(SHA256_DIGEST_LENGTH);
+            memcpy(s->token_hash, e->bytes->data, SHA256_DIGEST_LENGTH);
+        }
         snprintf(text, sizeof text, "<enabled xmlns='" NS_SM "' id='%s' resume='true' max='%u'/>", token, s->resume_s);
     } else {
         snprintf(text, sizeof text, "<enabled xmlns='" NS_SM "'/>");
@@ -178,7 +192,7 @@ static void acknowledge(struct c2s *c, uint32_t n)
     struct c2s_session *s = &c->session;
     uint64_t last = 0;
     for (; n; n--) {
-        struct out_item *it = item(s, 0);
+        struct out_item *it = session_item(s, 0);
         if (it->id)
             last = it->id;
         s->queue_bytes -= it->bytes->len;
@@ -195,6 +209,7 @@ static void acknowledge(struct c2s *c, uint32_t n)
     }
     if (last) {
         struct envelope *e = env_new(ENV_ACKED, s->jid);
+        c2s_seen_arrived(c, last);
         e->id = last;
         c2s_send(c, &e);
     }
@@ -228,23 +243,45 @@ void c2s_sm_ack(struct c2s *c, const struct xml *x)
     ask(c);
 }
 
-void c2s_sm_push(struct c2s *c, struct bytes *b, uint64_t id)
+void session_queue_push(struct c2s_session *s, struct bytes *b, uint64_t id)
 {
-    struct c2s_session *s = &c->session;
-    const struct config *cf = c->edge->config;
     if (s->queue_count == s->queue_cap) {
         uint32_t cap = s->queue_cap ? s->queue_cap * 2 : 8;
         struct out_item *q = xmalloc(cap * sizeof *q);
         for (uint32_t i = 0; i < s->queue_count; i++)
-            q[i] = *item(s, i);
+            q[i] = *session_item(s, i);
         free(s->queue);
         s->queue = q;
         s->queue_off = 0;
         s->queue_cap = cap;
     }
-    *item(s, s->queue_count++) = (struct out_item){bytes_ref(b), id};
+    *session_item(s, s->queue_count++) = (struct out_item){bytes_ref(b), id};
     s->queue_bytes += b->len;
     metric_add(M_UNACKED_BYTES, b->len);
+}
+
+void session_window_push(struct c2s_session *s, uint8_t need, struct envelope *env)
+{
+    uint32_t count = (uint32_t)(s->received - s->handled);
+    if (count == s->window_cap) {
+        uint32_t cap = s->window_cap ? s->window_cap * 2 : 4;
+        struct pending *w = xmalloc(cap * sizeof *w);
+        for (uint32_t i = 0; i < count; i++)
+            w[i] = *session_pending(s, i);
+        free(s->window);
+        s->window = w;
+        s->window_off = 0;
+        s->window_cap = cap;
+    }
+    *session_pending(s, count) = (struct pending){need, env};
+    s->received++;
+}
+
+void c2s_sm_push(struct c2s *c, struct bytes *b, uint64_t id)
+{
+    struct c2s_session *s = &c->session;
+    const struct config *cf = c->edge->config;
+    session_queue_push(s, b, id);
     s->sent++;
     if (s->queue_count > cf->sm.max_unacked || s->queue_bytes > cf->sm.max_unacked_bytes) {
         /* What is kept stays with the home and reaches the next session; nothing is lost by giving up this one. */
@@ -292,22 +329,25 @@ void c2s_sm_resume(struct c2s *c, const struct xml *x)
     struct envelope *e = env_new(ENV_RESUME, c->user);
     e->bytes = token_hash(token);
     c2s_wait(c);
-    c2s_send(c, &e);
+    c2s_ask(c, &e);
+}
+
+void c2s_resume_failed(struct c2s *c, enum err why, uint64_t h)
+{
+    send_failed(c, why == ERR_NOT_FOUND ? "item-not-found" : "internal-server-error", h);
+    free(c->resume_token);
+    c->resume_token = NULL;
+    c2s_go_on(c);
 }
 
 void c2s_resumed(struct c2s *c, const struct envelope *e)
 {
     if (c->state != C2S_AUTHED || !c->resume_token)
         return;
+    c2s_answered(c);
     struct c2s *old = e->code == OK ? edge_stream(c->edge, e->id) : NULL;
     if (!old || old == c || (old->state != C2S_BOUND && old->state != C2S_DETACHED)) {
-        if (e->code == OK || e->code == ERR_NOT_FOUND)
-            send_failed(c, "item-not-found", e->code == OK ? UINT64_MAX : e->id);
-        else
-            send_failed(c, "internal-server-error", UINT64_MAX);
-        free(c->resume_token);
-        c->resume_token = NULL;
-        c2s_go_on(c);
+        c2s_resume_failed(c, e->code == OK ? ERR_NOT_FOUND : (enum err)e->code, e->code == OK ? UINT64_MAX : e->id);
         return;
     }
     /* The old stream is stopped; the session, a value, moves here. */
@@ -325,6 +365,11 @@ void c2s_resumed(struct c2s *c, const struct envelope *e)
     hash_insert(&c->edge->streams, &c->node, c->session.id);
     hash_insert(&c->edge->streams, &old->node, spare);
     c2s_stream_error(old, STREAM_CONFLICT, "resumed elsewhere");
+    c2s_resume_here(c);
+}
+
+void c2s_resume_here(struct c2s *c)
+{
     c->state = C2S_BOUND;
     c->resuming = true;
     c2s_alive(c); /* the time for binding is over; how long commits take is not the client's fault */
@@ -353,7 +398,7 @@ static void resume_finish(struct c2s *c)
     c->resume_token = NULL;
     acknowledge(c, n);
     for (uint32_t i = 0; i < s->queue_count; i++)
-        conn_write_bytes(c->conn, item(s, i)->bytes);
+        conn_write_bytes(c->conn, session_item(s, i)->bytes);
     metric_add(M_RESUMED_TOTAL, 1);
     log_info(&c->log, "resumed", "jid", s->jid->s, "peer", conn_peer(c->conn));
     ask(c);

@@ -24,13 +24,14 @@ void c2s_bind(struct c2s *c, struct stanza *iq)
     free(c->resume_token); /* reused: the id of the iq to answer */
     c->resume_token = xstrdup(iq->id);
     c2s_wait(c);
-    c2s_send(c, &e);
+    c2s_ask(c, &e);
 }
 
 void c2s_bound(struct c2s *c, const struct envelope *e)
 {
     if (c->state != C2S_AUTHED || !c->resume_token)
         return;
+    c2s_answered(c);
     struct stanza *iq = stanza_new(STANZA_IQ, IQ_RESULT, NULL, NULL, c->resume_token);
     free(c->resume_token);
     c->resume_token = NULL;
@@ -55,37 +56,25 @@ void c2s_bound(struct c2s *c, const struct envelope *e)
 
 /* ---- the window of stanzas that are not committed ---- */
 
-/* Counts a received stanza that needs so many COMMITTED. */
-static uint64_t window_push(struct c2s *c, uint8_t need)
+/* Counts a received stanza; env: to be kept until it is committed, NULL: not. */
+static void window_push(struct c2s *c, uint8_t need, struct envelope *env)
 {
     struct c2s_session *s = &c->session;
-    uint32_t count = (uint32_t)(s->received - s->handled);
-    if (count == s->need_cap) {
-        uint32_t cap = s->need_cap ? s->need_cap * 2 : 16;
-        uint8_t *n = xmalloc(cap);
-        for (uint32_t i = 0; i < count; i++)
-            n[i] = s->need[(s->need_off + i) % s->need_cap];
-        free(s->need);
-        s->need = n;
-        s->need_off = 0;
-        s->need_cap = cap;
-    }
-    s->need[(s->need_off + count) % s->need_cap] = need;
-    s->received++;
-    if (count + 1 >= c->edge->config->c2s.max_pending_stanzas && !c->paused && c->conn) {
+    session_window_push(s, need, env);
+    if (s->received - s->handled >= c->edge->config->c2s.max_pending_stanzas && !c->paused && c->conn) {
         c->paused = true;
         conn_pause(c->conn);
     }
-    return s->received;
 }
 
 static void window_slide(struct c2s *c)
 {
     struct c2s_session *s = &c->session;
     uint64_t before = s->handled;
-    while (s->handled < s->received && !s->need[s->need_off]) {
+    while (s->handled < s->received && !session_pending(s, 0)->need) {
+        env_free(&session_pending(s, 0)->env);
         s->handled++;
-        s->need_off = (s->need_off + 1) % s->need_cap;
+        s->window_off = (s->window_off + 1) % s->window_cap;
     }
     if (s->handled == before)
         return;
@@ -97,13 +86,20 @@ static void window_slide(struct c2s *c)
     c2s_sm_handled(c);
 }
 
-void c2s_committed(struct c2s *c, uint64_t seq)
+void c2s_committed(struct c2s *c, const struct envelope *e)
 {
     struct c2s_session *s = &c->session;
-    if (seq <= s->handled || seq > s->received)
+    if (e->seq <= s->handled || e->seq > s->received)
         return;
-    uint8_t *need = &s->need[(s->need_off + (uint32_t)(seq - s->handled - 1)) % s->need_cap];
-    if (*need && !--*need)
+    struct pending *p = session_pending(s, (uint32_t)(e->seq - s->handled - 1));
+    uint8_t before = p->need;
+    if (e->code == ENV_SELF)
+        p->need &= (uint8_t)~PENDING_SELF;
+    else if (e->code == ENV_ROUTE)
+        p->need &= (uint8_t)~PENDING_ROUTE;
+    else
+        p->need = 0; /* it went one way */
+    if (before && !p->need)
         window_slide(c);
 }
 
@@ -178,7 +174,7 @@ static bool forged_push(const struct stanza *s)
 
 /* ---- where it goes ---- */
 
-enum { TO_OWN_HOME = 1, TO_ITS_HOME = 2 };
+enum { TO_OWN_HOME = PENDING_SELF, TO_ITS_HOME = PENDING_ROUTE };
 
 static bool is_host(const struct c2s *c, const struct jid *j)
 {
@@ -226,7 +222,7 @@ static void send_ways(struct c2s *c, struct stanza **sp)
 {
     struct stanza *s = *sp;
     unsigned w = ways(c, s);
-    uint64_t seq = window_push(c, w == (TO_OWN_HOME | TO_ITS_HOME) ? 2 : 1);
+    uint64_t seq = c->session.received + 1;
     uint64_t h = c->session.handled > c->session.sm_base ? c->session.handled - c->session.sm_base : 0;
     struct arena *a = arena_new();
     const struct jid *own = jid_bare(a, c->session.jid), *to = s->to ? jid_dup(a, s->to) : own;
@@ -240,6 +236,7 @@ static void send_ways(struct c2s *c, struct stanza **sp)
         self = env_copy(e, ENV_SELF, own);
         self->seq = seq;
     }
+    window_push(c, (uint8_t)w, c->edge->ring ? env_again(e) : NULL);
     c2s_send(c, &e);
     if (self)
         c2s_send(c, &self);
@@ -251,7 +248,7 @@ static void refuse(struct c2s *c, struct stanza *s, enum stanza_error e, const c
     struct stanza *r = stanza_error(s, e, text);
     if (r)
         c2s_reply(c, &r);
-    window_push(c, 0);
+    window_push(c, 0, NULL);
     window_slide(c);
 }
 
@@ -262,7 +259,7 @@ static void refuse_blocked(struct c2s *c, struct stanza *s)
         stanza_error_extra(r, NULL, "blocked", "urn:xmpp:blocking:errors");
         c2s_reply(c, &r);
     }
-    window_push(c, 0);
+    window_push(c, 0, NULL);
     window_slide(c);
 }
 
@@ -274,7 +271,7 @@ static bool old_session(struct c2s *c, struct stanza *s)
         return false;
     struct stanza *r = stanza_result(s);
     c2s_reply(c, &r);
-    window_push(c, 0);
+    window_push(c, 0, NULL);
     window_slide(c);
     return true;
 }
@@ -321,8 +318,11 @@ static void give(struct c2s *c, struct bytes *b, uint64_t id)
 
 void c2s_deliver(struct c2s *c, struct envelope *e)
 {
-    if (c->state == C2S_BOUND || c->state == C2S_DETACHED)
-        give(c, env_bytes(e), e->id);
+    if (c->state != C2S_BOUND && c->state != C2S_DETACHED)
+        return;
+    if (c->edge->ring && (e->reg != c->session.reg || (e->id && !c2s_seen(c, e->id, e->seq))))
+        return; /* a home that is not ours any more, or a repetition */
+    give(c, env_bytes(e), e->id);
 }
 
 void c2s_reply(struct c2s *c, struct stanza **s)
@@ -340,6 +340,7 @@ void c2s_drained(struct c2s *c)
         return;
     struct envelope *e = env_new(ENV_ACKED, c->session.jid);
     e->id = c->session.sent_id;
+    c2s_seen_arrived(c, e->id);
     c->session.sent_id = 0;
     c2s_send(c, &e);
 }

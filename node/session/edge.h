@@ -15,6 +15,7 @@
 #include "hash.h"
 #include "listener.h"
 #include "loop.h"
+#include "ring.h"
 #include "xml_stream.h"
 
 struct c2s;
@@ -39,6 +40,7 @@ struct edge {
     struct addr self;
     const struct edge_ops *ops;
     void *arg;
+    struct ring *ring;         /* NULL: this node is alone */
     struct hash_table streams; /* struct c2s by id */
     struct list strangers;     /* those of them that are not authenticated, oldest first */
     long crowded;              /* with so many connections in the process few descriptors are left */
@@ -50,6 +52,8 @@ void edge_free(struct edge **e); /* all streams must have ended: edge_shutdown, 
 /* New streams use the new certificates and limits; running ones keep their TLS. */
 void edge_config(struct edge *e, const struct config *c, struct tls *tls);
 void edge_accept(struct edge *e, int fd, const struct sockaddr *peer, enum listen_mode mode);
+/* The ring is another one: sessions register with their new homes, what is not committed goes there again. Referenced. */
+void edge_ring(struct edge *e, struct ring *r);
 /* An envelope of the second half of enum env_kind. Consumes *e. */
 void edge_handle(struct edge *e, struct envelope **env);
 void edge_enter(struct edge *e, struct c2s *c);

@@ -1,0 +1,205 @@
+#include "worker_mesh.h"
+
+#include "cluster.h"
+#include "envelope_pack.h"
+#include "link.h"
+
+#include <stdlib.h>
+
+enum { FRAME_FULL = 64 * 1024 }; /* then it leaves without waiting for the end of the turn */
+
+/* What leaves for one worker of another node. */
+struct outgoing {
+    struct list link;
+    uint32_t node;
+    uint16_t worker;
+    struct buf frame;
+};
+
+/* A frame that waits for the ring its sender knew. */
+struct frame {
+    struct inbox_msg msg;
+    struct list link;
+    uint64_t epoch;
+    struct bytes *payload;
+};
+
+struct worker_mesh {
+    struct list outgoing; /* struct outgoing */
+    struct list early;    /* struct frame, in order of arrival */
+};
+
+static struct worker_mesh *mesh_of(struct worker *w)
+{
+    if (!w->mesh) {
+        w->mesh = xcalloc(1, sizeof *w->mesh);
+        list_init(&w->mesh->outgoing);
+        list_init(&w->mesh->early);
+    }
+    return w->mesh;
+}
+
+/* ---- out ---- */
+
+static void frame_send(struct worker *w, struct outgoing *o)
+{
+    static const struct log log = {"mesh", 0};
+    if (!o->frame.len)
+        return;
+    enum err e = link_send(cluster_link(w->node->cluster), o->node, o->worker, ring_epoch(w->ring), &o->frame);
+    if (e != OK && e != ERR_NOT_FOUND) /* a node that is gone: what matters is sent again when the ring says so */
+        log_error(&log, "frame-dropped", "node", log_num(o->node), "error", err_name(e));
+    buf_free(&o->frame);
+}
+
+static struct outgoing *outgoing_for(struct worker_mesh *m, uint32_t node, uint16_t worker)
+{
+    list_for_each (l, &m->outgoing) {
+        struct outgoing *o = container_of(l, struct outgoing, link);
+        if (o->node == node && o->worker == worker)
+            return o;
+    }
+    struct outgoing *o = xcalloc(1, sizeof *o);
+    o->node = node;
+    o->worker = worker;
+    list_add_tail(&m->outgoing, &o->link);
+    return o;
+}
+
+void worker_mesh_send(struct worker *w, uint32_t node, uint16_t worker, struct envelope **ep)
+{
+    if (w->ring && ring_find(w->ring, node) && (*ep)->kind != ENV_CALL) {
+        struct outgoing *o = outgoing_for(mesh_of(w), node, worker);
+        env_pack(&o->frame, *ep);
+        if (o->frame.len >= FRAME_FULL)
+            frame_send(w, o);
+    } else if ((*ep)->kind == ENV_CALL) {
+        (*ep)->call((*ep)->call_arg, NULL);
+    }
+    env_free(ep);
+}
+
+void worker_mesh_flush(struct worker *w)
+{
+    list_for_each (l, &w->mesh->outgoing)
+        frame_send(w, container_of(l, struct outgoing, link));
+}
+
+/* Frames for nodes that are gone have no place any more. */
+static void outgoing_prune(struct worker *w)
+{
+    worker_mesh_flush(w);
+    list_for_each_safe (l, &w->mesh->outgoing) {
+        struct outgoing *o = container_of(l, struct outgoing, link);
+        if (ring_find(w->ring, o->node))
+            continue;
+        list_del(&o->link);
+        free(o);
+    }
+}
+
+/* ---- in ---- */
+
+static void frame_free(struct frame *f)
+{
+    bytes_unref(&f->payload);
+    free(f);
+}
+
+static void frame_run(struct worker *w, const struct frame *f)
+{
+    const char *p = f->payload->data;
+    size_t left = f->payload->len, used;
+    do {
+        struct envelope *e = env_unpack(p, left, &used);
+        if (e && (e->kind < ENV_KEYS || e->to.node == w->node->id))
+            worker_send(w, &e);
+        env_free(&e);
+        p += used;
+        left -= used;
+    } while (used && left);
+}
+
+static void on_frame(struct inbox_msg *m, void *ctx)
+{
+    struct worker *w = ctx;
+    struct frame *f = container_of(m, struct frame, msg);
+    struct worker_mesh *mesh = mesh_of(w);
+    /* One behind an early one of the same sender must not pass it. */
+    if (!w->ring || f->epoch > ring_epoch(w->ring) || !list_empty(&mesh->early)) {
+        list_add_tail(&mesh->early, &f->link);
+        cluster_poke(w->node->cluster, f->epoch);
+        return;
+    }
+    frame_run(w, f);
+    frame_free(f);
+}
+
+void worker_frame(struct worker *w, uint64_t epoch, struct bytes *payload)
+{
+    struct frame *f = xcalloc(1, sizeof *f);
+    f->msg.fn = on_frame;
+    f->epoch = epoch;
+    f->payload = bytes_ref(payload);
+    inbox_push(w->inbox, &f->msg);
+}
+
+/* ---- the ring ---- */
+
+struct new_ring {
+    struct inbox_msg msg;
+    struct ring *ring;
+};
+
+static void run_early(struct worker *w)
+{
+    struct list *early = &w->mesh->early;
+    while (!list_empty(early)) {
+        struct frame *f = container_of(list_first(early), struct frame, link);
+        if (f->epoch > ring_epoch(w->ring))
+            return;
+        list_del(&f->link);
+        frame_run(w, f);
+        frame_free(f);
+    }
+}
+
+/* Homes first: then what sessions send them, they take. */
+static void on_ring(struct inbox_msg *m, void *ctx)
+{
+    struct worker *w = ctx;
+    struct new_ring *n = container_of(m, struct new_ring, msg);
+    struct ring *before = w->ring;
+    mesh_of(w);
+    w->ring = n->ring;
+    outgoing_prune(w);
+    sm_ring(w->sm, w->ring, w->node->id, w->index);
+    edge_ring(w->edge, w->ring);
+    run_early(w);
+    ring_unref(&before);
+    free(n);
+}
+
+void worker_ring(struct worker *w, struct ring *r)
+{
+    struct new_ring *n = xcalloc(1, sizeof *n);
+    n->msg.fn = on_ring;
+    n->ring = ring_ref(r);
+    inbox_push(w->inbox, &n->msg);
+}
+
+void worker_mesh_free(struct worker_mesh **mp)
+{
+    struct worker_mesh *m = *mp;
+    *mp = NULL;
+    if (!m)
+        return;
+    list_for_each_safe (l, &m->outgoing) {
+        struct outgoing *o = container_of(l, struct outgoing, link);
+        buf_free(&o->frame);
+        free(o);
+    }
+    list_for_each_safe (l, &m->early)
+        frame_free(container_of(l, struct frame, link));
+    free(m);
+}

@@ -1,0 +1,16 @@
+/*
+ * A worker's side of the mesh: envelopes for other nodes are packed into one frame for each worker there and leave at
+ * the end of the loop's turn; frames that come are unpacked. A frame from a node that knows a newer ring waits until
+ * this worker has it too, so sender and receiver agree on who is home. Private to node/.
+ */
+#ifndef ROOKERY_WORKER_MESH_H
+#define ROOKERY_WORKER_MESH_H
+
+#include "worker.h"
+
+/* Packs e for a worker of another node. Consumes *e. */
+void worker_mesh_send(struct worker *w, uint32_t node, uint16_t worker, struct envelope **e);
+void worker_mesh_flush(struct worker *w);
+void worker_mesh_free(struct worker_mesh **m);
+
+#endif
