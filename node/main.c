@@ -1,4 +1,5 @@
 /* rookeryd: starts the workers, reloads and stops them. */
+#include "cluster.h"
 #include "config.h"
 #include "daemon.h"
 #include "log.h"
@@ -98,6 +99,25 @@ static enum err probe_ports(const struct config *c, char **why)
     return e;
 }
 
+static enum err open_storage(struct node *n, char **why)
+{
+    const struct config *c = n->config;
+    const char **shards = xcalloc(c->postgres_count + 1, sizeof *shards);
+    for (size_t i = 0; i < c->postgres_count; i++)
+        shards[i] = c->postgres[i].conninfo;
+    struct store_config sc = {
+        .driver = c->storage.driver,
+        .path = c->storage.path,
+        .max_queued = c->storage.max_queued,
+        .max_batch = c->storage.max_batch,
+        .shards = shards,
+        .shard_count = c->postgres_count,
+    };
+    enum err e = store_open(&sc, &n->store, why);
+    free(shards);
+    return e;
+}
+
 static enum err open_node(struct daemon *d, char **why)
 {
     struct node *n = &d->node;
@@ -109,11 +129,13 @@ static enum err open_node(struct daemon *d, char **why)
     e = make_tls(c, &n->tls, why);
     if (e != OK)
         return e;
-    struct store_config sc = {c->storage.driver, c->storage.path, c->storage.max_queued, c->storage.max_batch};
-    e = store_open(&sc, &n->store, why);
+    e = open_storage(n, why);
     if (e != OK)
         return e;
     n->worker_count = (uint16_t)(c->node.workers ? c->node.workers : (cores > 0 ? cores : 1));
+    e = cluster_open(n, why);
+    if (e != OK)
+        return e;
     n->blocking = blocking_new(cores > 0 ? (unsigned)cores : 1, 1000);
     n->ips = ip_limits_new(c->c2s.max_unauthenticated_per_ip, c->c2s.max_failed_per_ip);
     n->workers = xcalloc(n->worker_count, sizeof *n->workers);
@@ -121,6 +143,8 @@ static enum err open_node(struct daemon *d, char **why)
         worker_init(&n->workers[i], n, i);
     /* The ports last: whoever can connect finds everything there. */
     e = daemon_control_open(d, why);
+    if (e == OK && n->cluster)
+        cluster_join(n);
     for (uint16_t i = 0; i < n->worker_count && e == OK; i++)
         e = worker_listen(&n->workers[i], why);
     return e;
@@ -130,11 +154,14 @@ static void close_node(struct daemon *d)
 {
     struct node *n = &d->node;
     blocking_free(&n->blocking);
+    if (n->cluster)
+        cluster_leave(n);
     for (uint16_t i = 0; n->workers && i < n->worker_count; i++)
         worker_free(&n->workers[i]);
     free(n->workers);
     if (n->store)
         store_close(&n->store);
+    cluster_free(&n->cluster); /* as a member to the end: what was still to be written was fenced by that */
     ip_limits_free(&n->ips);
     tls_unref(&n->tls);
 }

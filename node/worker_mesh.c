@@ -1,4 +1,5 @@
 #include "worker_mesh.h"
+void sm_ring(struct sm *s, struct ring *r, uint32_t node, uint16_t worker); // TMP
 
 #include "cluster.h"
 #include "envelope_pack.h"
@@ -44,12 +45,13 @@ static struct worker_mesh *mesh_of(struct worker *w)
 static void frame_send(struct worker *w, struct outgoing *o)
 {
     static const struct log log = {"mesh", 0};
+    struct link *link = cluster_link(w->node->cluster);
     if (!o->frame.len)
         return;
-    enum err e = link_send(cluster_link(w->node->cluster), o->node, o->worker, ring_epoch(w->ring), &o->frame);
-    if (e != OK && e != ERR_NOT_FOUND) /* a node that is gone: what matters is sent again when the ring says so */
+    enum err e = !link ? ERR_CLOSED : link_send(link, o->node, o->worker, ring_epoch(w->ring), &o->frame);
+    if (e != OK && e != ERR_NOT_FOUND && e != ERR_CLOSED) /* a node that is gone: what matters is sent again when the ring says so */
         log_error(&log, "frame-dropped", "node", log_num(o->node), "error", err_name(e));
-    buf_free(&o->frame);
+    buf_free(&o->frame); /* empty when it was sent */
 }
 
 static struct outgoing *outgoing_for(struct worker_mesh *m, uint32_t node, uint16_t worker)
