@@ -258,7 +258,8 @@ void cluster_poke(struct cluster *c, uint64_t epoch)
     membership_poke(membership_pg_logic(c->membership), epoch);
 }
 
-struct ring *cluster_ring(struct cluster *c)
+const struct ring_member *cluster_home(const struct node *n, const struct jid *jid)
 {
-    return membership_snapshot(membership_pg_logic(c->membership));
+    const struct ring *r = n->workers[0].ring;
+    return r ? ring_owner(r, jid_slot(jid)) : NULL;
 }

@@ -1,4 +1,5 @@
 /* What rookeryctl can ask of a running node beyond storage: status, sessions, rosters, reload, stop. */
+#include "cluster.h"
 #include "control.h"
 #include "control_store.h"
 #include "daemon.h"
@@ -67,8 +68,11 @@ static void visit_account(struct daemon *d, struct control_request *r, const cha
 {
     struct arena *a = arena_new();
     const struct jid *j = jid_parse(a, text, strlen(text));
+    const struct ring_member *home = j ? cluster_home(&d->node, j) : NULL;
     if (!j || !j->local_len) {
         control_reply_error(r, "%s is not the JID of an account", text);
+    } else if (home && home->node != d->node.id) {
+        control_reply_error(r, "the home of %s is %s: ask there", text, home->name);
     } else {
         struct errand *e = errand_new(d, r);
         struct envelope *env = env_new(ENV_CALL, j);
@@ -229,28 +233,11 @@ static const struct control_command commands[] = {
 
 /* ---- accounts changed in storage ---- */
 
-static void on_removed(void *arg, struct account *a)
-{
-    (void)arg;
-    if (a)
-        account_removed(a);
-}
-
-/* New keys end the sessions too: whoever knew the old password is out. */
-static void on_new_keys(void *arg, struct account *a)
-{
-    (void)arg;
-    if (!a)
-        return;
-    list_for_each (l, &a->sessions)
-        session_kick(container_of(l, struct session, link), STREAM_NOT_AUTHORIZED);
-}
-
 static void account_changed(void *arg, const struct jid *bare, bool deleted)
 {
     struct daemon *d = arg;
-    struct envelope *e = env_new(ENV_CALL, bare);
-    e->call = deleted ? on_removed : on_new_keys;
+    struct envelope *e = env_new(ENV_REVOKED, bare);
+    e->code = deleted;
     worker_send(&d->node.workers[0], &e);
 }
 
@@ -260,6 +247,7 @@ enum err daemon_control_open(struct daemon *d, char **why)
     d->accounts = (struct control_store){.store = w->store, .config = d->config, .changed = account_changed, .arg = d};
     d->control = control_new(w->loop);
     control_offer(d->control, commands, sizeof commands / sizeof *commands, d);
+    control_offer(d->control, cluster_commands, cluster_command_count, d);
     control_offer(d->control, control_store_commands, control_store_command_count, &d->accounts);
     return control_listen(d->control, d->config->control.socket, why);
 }

@@ -2,6 +2,7 @@
 #ifndef ROOKERY_DAEMON_H
 #define ROOKERY_DAEMON_H
 
+#include "control.h"
 #include "control_store.h"
 #include "retention.h"
 #include "worker.h"
@@ -28,5 +29,9 @@ void daemon_stop(struct daemon *d);
 /* commands.c: rookeryctl's side of the node */
 enum err daemon_control_open(struct daemon *d, char **why) WARN_UNUSED;
 void daemon_control_close(struct daemon *d);
+
+/* cluster_commands.c; ctx: the daemon */
+extern const struct control_command cluster_commands[];
+extern const size_t cluster_command_count;
 
 #endif

@@ -193,6 +193,8 @@ static const struct ctl_command commands[] = {
      {{"domain", "NAME", false}, ITERATIONS}},
     {"session list", "[JID]", 0, 1, "list sessions", pass_on},
     {"session kick", "JID", 1, 1, "end the sessions of an account, or with a full JID one of them", pass_on},
+    {"cluster", "", 0, 0, "show the ring: its epoch, members, their slots and links", pass_on},
+    {"where", "JID", 1, 1, "show an account's slot, home and where its sessions are", pass_on},
     {"roster show", "JID", 1, 1, "show an account's contacts", pass_on},
     {"archive purge",
      "[JID]",

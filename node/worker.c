@@ -31,7 +31,7 @@ static bool own_slot(const struct worker *w, const struct jid *jid)
  * on to the new one. */
 static void misdirected(struct worker *w, struct envelope **e)
 {
-    if ((*e)->kind == ENV_ROUTE && !(*e)->session)
+    if (((*e)->kind == ENV_ROUTE || (*e)->kind == ENV_REVOKED) && !(*e)->session)
         worker_send(w, e);
     else if ((*e)->kind == ENV_CALL)
         (*e)->call((*e)->call_arg, NULL);

@@ -39,6 +39,8 @@ struct worker {
     size_t http_listener_count;
     struct ring *ring;        /* NULL: this node is alone */
     struct worker_mesh *mesh; /* worker_mesh.c; NULL: this node is alone */
+    struct ring *ring;                          /* NULL: this node is alone */
+    struct worker_mesh *mesh;                   /* worker_mesh.c; NULL: this node is alone */
     struct inbox_msg *local_head, **local_tail; /* envelopes for this very worker */
     bool draining;
     struct task drain;

@@ -49,7 +49,8 @@ static void frame_send(struct worker *w, struct outgoing *o)
     if (!o->frame.len)
         return;
     enum err e = !link ? ERR_CLOSED : link_send(link, o->node, o->worker, ring_epoch(w->ring), &o->frame);
-    if (e != OK && e != ERR_NOT_FOUND && e != ERR_CLOSED) /* a node that is gone: what matters is sent again when the ring says so */
+    if (e != OK && e != ERR_NOT_FOUND &&
+        e != ERR_CLOSED) /* a node that is gone: what matters is sent again when the ring says so */
         log_error(&log, "frame-dropped", "node", log_num(o->node), "error", err_name(e));
     buf_free(&o->frame); /* empty when it was sent */
 }

@@ -36,6 +36,8 @@ enum env_kind {
     ENV_CALL,    /* call(call_arg, account) on the home's thread; inside one process only (control commands) */
     ENV_REGISTER, /* jid: full; a bound session tells a home that does not know it, or knows it elsewhere, all about it:
                      see struct registration */
+    ENV_REVOKED,  /* node -> home: the account's keys have changed (code 0) or it was removed (code 1) in storage; its
+                     sessions end */
     /* sm -> c2s at env->to, for env->session */
     ENV_KEYS,      /* code: enum err; flags: 1 when the account exists; bytes: struct scram_keys */
     ENV_BOUND,     /* code: 0, or 1 + enum stanza_error; jid: the full JID */
@@ -76,8 +78,6 @@ struct envelope {
     struct addr from, to; /* from: where answers go */
     uint64_t session, seq, id;
     uint32_t code, flags;
-    uint64_t prev;   /* stanzas: seq of the session's previous uncommitted one for the same account (c2s_stanza.c),
-                        0: none */
     uint64_t reg;    /* BIND is registration 0, each ENV_REGISTER of a session counts on */
     uint64_t origin; /* messages: hash of XEP-0359 origin-id, 0: none */
     enum stanza_kind stanza_kind;

@@ -28,6 +28,7 @@ enum { NEEDS_JID = 1, NEEDS_FULL = 2, NEEDS_BYTES = 4, NEEDS_HASH = 8, MAY_HASH 
     X(HANDLED, NEEDS_JID, UINT32_MAX)                                                                                  \
     X(ACKED, NEEDS_JID, UINT32_MAX)                                                                                    \
     X(CLOSE, NEEDS_JID, UINT32_MAX)                                                                                    \
+    X(REVOKED, NEEDS_JID, 1)                                                                                           \
     X(REGISTER, NEEDS_FULL | NEEDS_BYTES, UINT32_MAX)                                                                  \
     X(KEYS, NEEDS_KEYS, ERR_CLOSED)                                                                                    \
     X(BOUND, 0, 1 + SE_UNEXPECTED_REQUEST)                                                                             \
@@ -94,7 +95,6 @@ void env_pack(struct buf *out, struct envelope *e)
     m.to_worker = e->to.worker;
     m.session = e->session;
     m.seq = e->seq;
-    m.prev = e->prev;
     m.id = e->id;
     m.code = e->code;
     m.flags = e->flags;
@@ -190,7 +190,6 @@ static bool fill(struct envelope *e, const Mesh__Envelope *m, const char *body, 
     e->to = (struct addr){m->to_node, (uint16_t)m->to_worker};
     e->session = m->session;
     e->seq = m->seq;
-    e->prev = m->prev;
     e->id = m->id;
     e->code = m->code;
     e->flags = m->flags;

@@ -275,6 +275,19 @@ void sm_unavailable(struct sm *s, struct envelope **ep)
     env_free(ep);
 }
 
+/* The keys have changed: whoever knew the old password is out. Or the account was removed: what is cached is forgotten.
+ */
+static void account_revoked(struct account *a, bool removed)
+{
+    list_for_each_safe (l, &a->sessions) {
+        struct session *se = container_of(l, struct session, link);
+        session_kick(se, STREAM_NOT_AUTHORIZED);
+        if (removed)
+            session_end(&se);
+    }
+    a->missing |= removed;
+}
+
 static void iq_for_session(struct account *a, struct envelope *e)
 {
     struct session *se = a->missing ? NULL : account_session(a, e->target);
@@ -421,6 +434,9 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
         if (from_its_stream(se, e))
             session_end(&se);
         break;
+    case ENV_REVOKED:
+        account_revoked(a, e->code);
+        break;
     case ENV_CALL:
         e->call(e->call_arg, a->missing ? NULL : a);
         break;
@@ -493,14 +509,4 @@ void session_send(struct session *se, struct stanza **st)
     stanza_free(st);
     session_deliver(se, b, 0);
     bytes_unref(&b);
-}
-
-void account_removed(struct account *a)
-{
-    list_for_each_safe (l, &a->sessions) {
-        struct session *se = container_of(l, struct session, link);
-        session_kick(se, STREAM_NOT_AUTHORIZED);
-        session_end(&se);
-    }
-    a->missing = true;
 }

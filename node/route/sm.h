@@ -155,10 +155,6 @@ void sm_ring(struct sm *s, struct ring *r, uint32_t node, uint16_t worker);
 /* An envelope of the first half of enum env_kind. Consumes *e. */
 void sm_handle(struct sm *s, struct envelope **e);
 
-/* For control commands, by ENV_CALL: the account was removed from storage; its sessions are closed, what is cached is
- * forgotten. */
-void account_removed(struct account *a);
-
 /* ---- for im/ and xep/ ---- */
 
 /* Sends a stanza of ours to wherever its `to` lives: a session here or elsewhere, another account, a remote domain

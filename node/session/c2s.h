@@ -95,7 +95,7 @@ struct c2s {
     unsigned attempts, offered;
     struct c2s_session session;
     struct envelope *request; /* in a cluster: what the account's home was asked and has not answered; NULL: nothing */
-    bool resuming; /* the session has moved here, <resumed/> waits for commits */
+    bool resuming;            /* the session has moved here, <resumed/> waits for commits */
     uint32_t resume_h;
     char *resume_token;
     const struct jid *user; /* authenticated bare JID; malloc */
@@ -143,7 +143,7 @@ void c2s_reply(struct c2s *c, struct stanza **s); /* to this client, counted lik
 void c2s_ask(struct c2s *c, struct envelope **e); /* sends; in a cluster asks again when the home changes meanwhile */
 void c2s_answered(struct c2s *c);
 void c2s_home_changed(struct c2s *c, const struct ring *before, const struct ring *now);
-void c2s_register(struct c2s *c, uint32_t flags); /* and sends what is not committed again */
+void c2s_register(struct c2s *c, uint32_t flags);              /* and sends what is not committed again */
 bool c2s_seen(struct c2s *c, uint64_t id, uint64_t watermark); /* notes a delivery; false: the client has it already */
 void c2s_seen_arrived(struct c2s *c, uint64_t last);           /* it and all before it */
 void c2s_yield(struct edge *e, const struct envelope *env, struct c2s *c); /* c NULL: there is no such session */
@@ -157,7 +157,7 @@ bool session_unpack(const struct bytes *b, struct c2s_session *out);
 /* c2s_sm.c */
 void session_clear(struct c2s_session *s);
 struct out_item *session_item(const struct c2s_session *s, uint32_t i);
-void session_queue_push(struct c2s_session *s, struct bytes *b, uint64_t id); /* keeps a reference */
+void session_queue_push(struct c2s_session *s, struct bytes *b, uint64_t id);        /* keeps a reference */
 void session_window_push(struct c2s_session *s, uint8_t need, struct envelope *env); /* keeps env */
 struct pending *session_pending(const struct c2s_session *s, uint32_t i);
 void c2s_resume_failed(struct c2s *c, enum err why, uint64_t h); /* h: durable, UINT64_MAX: unknown */

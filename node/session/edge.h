@@ -52,7 +52,8 @@ void edge_free(struct edge **e); /* all streams must have ended: edge_shutdown, 
 /* New streams use the new certificates and limits; running ones keep their TLS. */
 void edge_config(struct edge *e, const struct config *c, struct tls *tls);
 void edge_accept(struct edge *e, int fd, const struct sockaddr *peer, enum listen_mode mode);
-/* The ring is another one: sessions register with their new homes, what is not committed goes there again. Referenced. */
+/* The ring is another one: sessions register with their new homes, what is not committed goes there again. Referenced.
+ */
 void edge_ring(struct edge *e, struct ring *r);
 /* An envelope of the second half of enum env_kind. Consumes *e. */
 void edge_handle(struct edge *e, struct envelope **env);
