@@ -37,8 +37,6 @@ struct worker {
     struct http_server *http;
     struct listener **http_listeners;
     size_t http_listener_count;
-    struct ring *ring;        /* NULL: this node is alone */
-    struct worker_mesh *mesh; /* worker_mesh.c; NULL: this node is alone */
     struct ring *ring;                          /* NULL: this node is alone */
     struct worker_mesh *mesh;                   /* worker_mesh.c; NULL: this node is alone */
     struct inbox_msg *local_head, **local_tail; /* envelopes for this very worker */
@@ -58,8 +56,8 @@ struct node {
     struct worker *workers;
     uint16_t worker_count;
     _Atomic(const char *) unwell; /* why new clients should not come here, static text for /health; NULL: they may */
-    uint32_t id;             /* of this node in the ring; 0: it is alone */
-    struct cluster *cluster; /* cluster.c; NULL: it is alone */
+    uint32_t id;                  /* of this node in the ring; 0: it is alone */
+    struct cluster *cluster;      /* cluster.c; NULL: it is alone */
 };
 
 /* Both on the main thread, before worker_run. */

@@ -37,7 +37,6 @@ struct envelope *env_copy(struct envelope *e, enum env_kind kind, const struct j
     c->from = e->from;
     c->session = e->session;
     c->seq = e->seq;
-    c->prev = e->prev;
     c->id = e->id;
     c->code = e->code;
     c->flags = e->flags;

@@ -32,9 +32,8 @@ static void pack_pending(struct arena *a, const struct c2s_session *s, Stream__S
         out->need = p->need;
         if (p->env)
             env_pack(&b, p->env);
-        void *copy = arena_bytes(a, b.len);
-        memcpy(copy, buf_data(&b), b.len);
-        out->envelope = data(copy, b.len);
+        if (b.len)
+            out->envelope = data(memcpy(arena_bytes(a, b.len), buf_data(&b), b.len), b.len);
         buf_free(&b);
     }
 }
