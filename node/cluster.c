@@ -253,6 +253,11 @@ struct link *cluster_link(struct cluster *c)
     return c->link;
 }
 
+uint64_t cluster_incarnation(const struct cluster *c)
+{
+    return c->incarnation;
+}
+
 void cluster_poke(struct cluster *c, uint64_t epoch)
 {
     membership_poke(membership_pg_logic(c->membership), epoch);

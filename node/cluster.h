@@ -23,6 +23,7 @@ void cluster_free(struct cluster **c);
 
 /* Any thread. */
 struct link *cluster_link(struct cluster *c);
+uint64_t cluster_incarnation(const struct cluster *c);
 void cluster_poke(struct cluster *c, uint64_t epoch); /* a newer ring exists */
 /* Main thread (worker 0): who is home, in its ring. NULL: this node is alone. Good until the loop's turn ends. */
 const struct ring_member *cluster_home(const struct node *n, const struct jid *jid);

@@ -1,11 +1,15 @@
 #include "worker.h"
 
+#include "cluster.h"
 #include "metrics.h"
 #include "modules.h"
 #include "monitor.h"
+#include "registry.h"
 #include "worker_mesh.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { STOP_CHECK_MS = 20, STOP_MAX_MS = 5000 };
 
@@ -182,6 +186,47 @@ enum err worker_listen(struct worker *w, char **why)
     return OK;
 }
 
+/* One line; NULL: there is no file, or it is empty. malloc. */
+static char *password_from(const char *path)
+{
+    char line[512] = "";
+    FILE *f = path ? fopen(path, "re") : NULL;
+    if (f && fgets(line, sizeof line, f))
+        line[strcspn(line, "\r\n")] = 0;
+    if (f)
+        fclose(f);
+    char *password = *line ? xstrdup(line) : NULL;
+    explicit_bzero(line, sizeof line);
+    return password;
+}
+
+static struct registry *open_registry(struct worker *w)
+{
+    const struct config *cf = w->node->config;
+    if (!cf->redis_count || !w->node->cluster)
+        return NULL;
+    struct registry_server *servers = xcalloc(cf->redis_count, sizeof *servers);
+    for (size_t i = 0; i < cf->redis_count; i++)
+        servers[i] = (struct registry_server){cf->redis[i].address, cf->redis[i].port};
+    char *password = password_from(cf->registry.password_file);
+    struct registry *r = registry_new(w->loop, &(struct registry_config){
+                                                   .servers = servers,
+                                                   .count = cf->redis_count,
+                                                   .sentinel = cf->registry.sentinel,
+                                                   .user = cf->registry.user,
+                                                   .password = password,
+                                                   .max_queue = cf->registry.max_queue,
+                                                   .pace = cf->registry.pace,
+                                                   .node = w->node->id,
+                                                   .incarnation = cluster_incarnation(w->node->cluster),
+                                               });
+    if (password)
+        explicit_bzero(password, strlen(password));
+    free(password);
+    free(servers);
+    return r;
+}
+
 void worker_init(struct worker *w, struct node *n, uint16_t index)
 {
     w->node = n;
@@ -196,6 +241,7 @@ void worker_init(struct worker *w, struct node *n, uint16_t index)
     w->parsers = xml_pool_new(n->config->c2s.parsers);
     w->store = store_client_new(n->store, w->inbox);
     w->sm = sm_new(w->loop, w->store, n->config, store_secret(n->store), modules, send_env, w);
+    w->sm->registry = w->registry = open_registry(w);
     w->edge = edge_new(&(struct edge){
         .loop = w->loop,
         .inbox = w->inbox,
@@ -230,6 +276,8 @@ void worker_free(struct worker *w)
     edge_free(&w->edge);
     drain(w);
     sm_free(&w->sm);
+    if (w->registry)
+        registry_free(&w->registry);
     worker_mesh_free(&w->mesh);
     store_client_free(&w->store);
     inbox_free(&w->inbox);

@@ -32,6 +32,7 @@ struct worker {
     struct edge *edge;
     struct sm *sm;
     struct store_client *store;
+    struct registry *registry; /* NULL: none */
     struct listener **listeners;
     size_t listener_count;
     struct http_server *http;
