@@ -15,10 +15,14 @@ _numbers = itertools.count(1)
 def pytest_configure(config):
     config.addinivalue_line("markers", "rookery: speaks of our own configuration or rules; skipped for other servers")
     config.addinivalue_line("markers", "smoke: a short choice of tests, for slow builds")
+    config.addinivalue_line("markers", "single(why): about one process; skipped with ROOKERY_TEST_CLUSTER=1")
     config.addinivalue_line("markers", "deviates(server, why): another server is known to differ here")
 
 
 def pytest_collection_modifyitems(items):
+    for item in items if rig.clustered() else []:
+        if mark := item.get_closest_marker("single"):
+            item.add_marker(pytest.mark.skip(reason=f"single node only: {mark.args[0]}"))
     other = os.environ.get("ROOKERY_TEST_SERVER", "rookery")
     if other == "rookery":
         return

@@ -1,8 +1,12 @@
 """Servers for the tests: each runs in a temporary directory on free ports and is gone at the end.
 
 ROOKERY_TEST_SERVER=prosody runs the suite against Debian's Prosody instead, to compare, and to test the tests.
+ROOKERY_TEST_CLUSTER=1 runs it against clusters of three nodes: every new connection goes to the next node, so that no
+two clients of a test are on the same one.
 ROOKERY_BUILD names the build directory (default build/asan, else build).
 """
+import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -184,6 +188,68 @@ class Rookery(Server):
         return b"__asan_init" in (build_dir() / "rookeryd").read_bytes()
 
 
+def cluster_rig():
+    """tests/cluster/rig.py, whose name is ours too."""
+    spec = importlib.util.spec_from_file_location("cluster_rig", ROOT / "tests/cluster/rig.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class RookeryCluster(Rookery):
+    """Three nodes that look like one server. rookeryctl speaks to the first."""
+    NODES = 3
+
+    def __init__(self, **settings):
+        self.settings, self.process, self.domain = settings, None, DOMAINS[0]
+        self.cluster = cluster_rig().Cluster(self.NODES, domains=DOMAINS)
+        self.dir = self.cluster.top
+        self.node_numbers = itertools.cycle(range(1, self.NODES + 1))
+
+    def next_port(self, kind):
+        return self.cluster.port(next(self.node_numbers), kind)
+
+    port = property(lambda self: self.next_port("starttls"))
+    tls_port = property(lambda self: self.next_port("tls"))
+    auto_port = property(lambda self: self.next_port("auto"))
+
+    @property
+    def certificates(self):
+        return {d: (self.dir / f"certs/{d}.crt", self.dir / f"certs/{d}.key") for d in DOMAINS}
+
+    def start(self):
+        if self.process:
+            self.cluster.start("nodes")
+        else:
+            self.process = self.cluster  # it was started once
+            settings = merge({"log": {"level": "debug"}, "c2s": {"max_failed_per_ip": 100000,
+                                                                 "max_unauthenticated_per_ip": 10000}}, self.settings)
+            self.cluster.extra.write_text(to_yaml(settings) + "\n")
+            self.cluster.up()
+        return self
+
+    def kill(self):
+        self.cluster.kill("nodes")
+
+    def stop(self, seconds=20):
+        self.cluster.stop("nodes")
+        return 0
+
+    def remove(self):
+        self.cluster.remove()
+
+    def log(self):
+        return "".join(self.cluster.log(f"node{n + 1}") for n in range(self.NODES))
+
+    def rss(self):
+        pids = [pid for name, pid in self.cluster.pids().items() if name.startswith("node")]
+        status = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
+        return sum(int(re.search(r"VmRSS:\s+(\d+)", s)[1]) * 1024 for s in status)
+
+    def ctl(self, *arguments, input=None, check=True):
+        return self.cluster.ctl(1, *arguments, input=input, check=check)
+
+
 class Prosody(Server):
     kind = "prosody"
 
@@ -222,5 +288,10 @@ limits = {{ }}
         path.write_text(f'return {{ ["password"] = "{password}"; }};\n')
 
 
+def clustered():
+    return bool(os.environ.get("ROOKERY_TEST_CLUSTER"))
+
+
 def new_server(**settings):
-    return (Prosody if os.environ.get("ROOKERY_TEST_SERVER") == "prosody" else Rookery)(**settings)
+    prosody = os.environ.get("ROOKERY_TEST_SERVER") == "prosody"
+    return (Prosody if prosody else RookeryCluster if clustered() else Rookery)(**settings)

@@ -16,7 +16,7 @@ from rig import ROOT, build_dir
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "soak"))
 from swarm import crash_run, report  # noqa: E402
 
-pytestmark = pytest.mark.rookery
+pytestmark = [pytest.mark.rookery, pytest.mark.single("kills its own node; a cluster's has its own test")]
 
 
 def test_history_through_crashes(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from prometheus import parse  # noqa: E402
 
-pytestmark = pytest.mark.rookery
+pytestmark = [pytest.mark.rookery, pytest.mark.single("the HTTP port of one node")]
 
 GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -19,7 +19,7 @@ from raw import Raw, StreamClosed, Timeout, get, qname, text
 from test_rfc6120_sasl import mechanisms
 from test_xep_0313 import Page, rsm
 
-pytestmark = pytest.mark.rookery
+pytestmark = [pytest.mark.rookery, pytest.mark.single("one process: its signals, files and rookeryctl")]
 
 
 def archive_bodies(raw):

@@ -176,6 +176,7 @@ def test_5_shape_limits(login, what):
 
 @pytest.mark.rookery
 @pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.single("limits one process")
 def test_5_more_half_open_connections_than_descriptors(login, account, tls):
     """The oldest strangers make room; whoever is logged in stays."""
     server, sockets = rig.new_server(), []
@@ -346,6 +347,7 @@ def test_8_total_time_is_not_extended_by_traffic(new_server, connect):
 
 
 @pytest.mark.rookery
+@pytest.mark.single("every node counts for itself")
 def test_8_unauthenticated_connections_per_address(new_server, connect):
     server = new_server(c2s={"max_unauthenticated_per_ip": 5})
     time.sleep(0.2)  # the connections that asked whether it listens are forgotten by now
@@ -492,6 +494,7 @@ def test_14_unknown_and_wrong_take_the_same(secure, account):
 
 
 @pytest.mark.rookery
+@pytest.mark.single("every node counts for itself")
 def test_15_failed_logins_per_address(new_server, secure, login, account):
     """Too many failures slow a guesser down, by three seconds each; who knows the password is not slowed, nor locked out."""
     server = new_server(c2s={"max_failed_per_ip": 5})
@@ -535,6 +538,7 @@ def test_15_honest_login_among_wrong_ones(server, secure, login, account):
 
 
 @pytest.mark.rookery
+@pytest.mark.single("reads all files of the server")
 def test_15_passwords_are_not_stored(server, account, secure):
     who = account()
     raw = secure()
