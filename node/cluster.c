@@ -235,7 +235,7 @@ void cluster_leave(struct node *n)
         link_free(&c->link); /* frames would find no worker */
 }
 
-void cluster_free(struct cluster **cp)
+void cluster_close(struct cluster **cp)
 {
     struct cluster *c = *cp;
     *cp = NULL;

@@ -19,7 +19,7 @@ void cluster_join(struct node *n);
 /* After the workers have stopped, before they are freed: what they have sent leaves, nothing comes in any more. */
 void cluster_leave(struct node *n);
 /* Leaves the ring. After storage is closed. */
-void cluster_free(struct cluster **c);
+void cluster_close(struct cluster **c);
 
 /* Any thread. */
 struct link *cluster_link(struct cluster *c);

@@ -161,7 +161,7 @@ static void close_node(struct daemon *d)
     free(n->workers);
     if (n->store)
         store_close(&n->store);
-    cluster_free(&n->cluster); /* as a member to the end: what was still to be written was fenced by that */
+    cluster_close(&n->cluster); /* as a member to the end: what was still to be written was fenced by that */
     ip_limits_free(&n->ips);
     tls_unref(&n->tls);
 }

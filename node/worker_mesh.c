@@ -1,5 +1,4 @@
 #include "worker_mesh.h"
-void sm_ring(struct sm *s, struct ring *r, uint32_t node, uint16_t worker); // TMP
 
 #include "cluster.h"
 #include "envelope_pack.h"
