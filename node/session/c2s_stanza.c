@@ -320,8 +320,9 @@ void c2s_deliver(struct c2s *c, struct envelope *e)
 {
     if (c->state != C2S_BOUND && c->state != C2S_DETACHED)
         return;
-    if (c->edge->ring && (e->reg != c->session.reg || (e->id && !c2s_seen(c, e->id, e->seq))))
-        return; /* a home that is not ours any more, or a repetition */
+    bool ours = e->reg == REG_NONE || e->reg == c->session.reg;
+    if (c->edge->ring && (!ours || (e->id && !c2s_seen(c, e->id, e->seq))))
+        return; /* from a home that is not ours any more, or a repetition */
     give(c, env_bytes(e), e->id);
 }
 
