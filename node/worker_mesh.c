@@ -166,6 +166,20 @@ static void run_early(struct worker *w)
     }
 }
 
+/* sm forgets its accounts when it missed a ring; nodes that saw all of them would not register again by themselves. */
+static void tell_forgot(struct worker *w)
+{
+    for (size_t i = 0; i < ring_count(w->ring); i++) {
+        const struct ring_member *m = ring_member_at(w->ring, i);
+        for (uint16_t k = 0; k < m->workers; k++) {
+            struct envelope *e = env_new(ENV_FORGOT, NULL);
+            e->from = (struct addr){w->node->id, w->index};
+            e->to = (struct addr){m->node, k};
+            worker_send(w, &e);
+        }
+    }
+}
+
 /* Homes first: then what sessions send them, they take. */
 static void on_ring(struct inbox_msg *m, void *ctx)
 {
@@ -177,6 +191,8 @@ static void on_ring(struct inbox_msg *m, void *ctx)
     outgoing_prune(w);
     sm_ring(w->sm, w->ring, w->node->id, w->index);
     edge_ring(w->edge, w->ring);
+    if (before && ring_epoch(w->ring) != ring_epoch(before) + 1)
+        tell_forgot(w);
     run_early(w);
     ring_unref(&before);
     free(n);

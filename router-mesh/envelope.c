@@ -112,6 +112,6 @@ const char *env_kind_name(enum env_kind k)
     static const char *const names[] = {"auth",    "bind",  "resume",  "route",     "self",     "sm-on",
                                         "handled", "acked", "close",   "call",      "register", "revoked",
                                         "keys",    "bound", "resumed", "committed", "deliver",  "kick",
-                                        "blocked", "state", "yield",   "takeover"};
+                                        "blocked", "state", "yield",   "forgot",    "takeover"};
     return (unsigned)k < sizeof names / sizeof *names ? names[k] : "?";
 }

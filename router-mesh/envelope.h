@@ -49,6 +49,7 @@ enum env_kind {
     ENV_BLOCKED,   /* bytes: the account's blocking list, one JID a line; c2s refuses stanzas to them (XEP-0191) */
     ENV_STATE,     /* bytes: what the home knows of the session, for ENV_REGISTER; c2s keeps it unread */
     ENV_YIELD,     /* the session moves to stream `id` at `from`: give it away with ENV_TAKEOVER and end */
+    ENV_FORGOT, /* to every worker's c2s: the home at `from` missed a ring and has forgotten its accounts; register */
     /* c2s -> c2s */
     ENV_TAKEOVER, /* code: enum err; bytes: the session, a value (c2s_pack.c); session: the stream that resumes it */
 };

@@ -39,6 +39,7 @@ enum { NEEDS_JID = 1, NEEDS_FULL = 2, NEEDS_BYTES = 4, NEEDS_HASH = 8, MAY_HASH 
     X(BLOCKED, NEEDS_BYTES, UINT32_MAX)                                                                                \
     X(STATE, NEEDS_BYTES, UINT32_MAX)                                                                                  \
     X(YIELD, 0, UINT32_MAX)                                                                                            \
+    X(FORGOT, 0, UINT32_MAX)                                                                                           \
     X(TAKEOVER, 0, ERR_CLOSED)
 
 struct rule {

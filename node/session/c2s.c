@@ -659,9 +659,21 @@ static void unbind(struct edge *e, const struct envelope *bound)
     e->ops->send(e->arg, &close);
 }
 
+static void forgotten(struct edge *e, struct addr home)
+{
+    hash_for_each (n, &e->streams)
+        c2s_forgotten(container_of(n, struct c2s, node), home);
+}
+
 void edge_handle(struct edge *e, struct envelope **ep)
 {
     struct envelope *env = *ep;
+    if (env->kind == ENV_FORGOT) {
+        if (e->ring)
+            forgotten(e, env->from);
+        env_free(ep);
+        return;
+    }
     struct c2s *c = edge_stream(e, env->session);
     bool gone = !c || c->state == C2S_DEAD;
     if (gone && env->kind == ENV_BOUND && !env->code)

@@ -141,7 +141,9 @@ void c2s_reply(struct c2s *c, struct stanza **s); /* to this client, counted lik
 
 /* c2s_home.c: the account's home is on another node, or becomes another one */
 void c2s_ask(struct c2s *c, struct envelope **e); /* sends; in a cluster asks again when the home changes meanwhile */
+bool c2s_asked(const struct c2s *c, enum env_kind kind); /* BIND or RESUME; an answer may also come too late */
 void c2s_answered(struct c2s *c);
+void c2s_forgotten(struct c2s *c, struct addr home); /* ENV_FORGOT */
 void c2s_home_changed(struct c2s *c, const struct ring *before, const struct ring *now);
 void c2s_register(struct c2s *c, uint32_t flags);              /* and sends what is not committed again */
 bool c2s_seen(struct c2s *c, uint64_t id, uint64_t watermark); /* notes a delivery; false: the client has it already */

@@ -22,6 +22,11 @@ void c2s_ask(struct c2s *c, struct envelope **e)
     c2s_send(c, e);
 }
 
+bool c2s_asked(const struct c2s *c, enum env_kind kind)
+{
+    return c->resume_token && (!c->edge->ring || (c->request && c->request->kind == kind));
+}
+
 void c2s_answered(struct c2s *c)
 {
     env_free(&c->request);
@@ -166,6 +171,36 @@ void c2s_home_changed(struct c2s *c, const struct ring *before, const struct rin
     pending_again(c, before, now);
 }
 
+static bool is_home(const struct ring *r, const struct jid *jid, struct addr home)
+{
+    const struct ring_member *m = ring_owner(r, jid_slot(jid));
+    return m && m->node == home.node && jid_slot(jid) % m->workers == home.worker;
+}
+
+void c2s_forgotten(struct c2s *c, struct addr home)
+{
+    struct c2s_session *s = &c->session;
+    if (c->request && is_home(c->edge->ring, c->request->jid, home)) {
+        struct envelope *e = env_again(c->request);
+        c2s_send(c, &e);
+    }
+    if (c->state != C2S_BOUND && c->state != C2S_DETACHED)
+        return;
+    bool own = is_home(c->edge->ring, s->jid, home);
+    if (own)
+        send_registration(c, 0);
+    for (uint32_t i = 0; i < s->received - s->handled; i++) {
+        struct pending *p = session_pending(s, i);
+        unsigned ways = p->env ? p->need : 0;
+        if (!own)
+            ways &= ~(unsigned)PENDING_SELF;
+        if (ways & PENDING_ROUTE && !is_home(c->edge->ring, p->env->jid, home))
+            ways &= ~(unsigned)PENDING_ROUTE;
+        if (ways)
+            send_again(c, p->env, s->handled + 1 + i, ways);
+    }
+}
+
 /* ---- another node has the client ---- */
 
 static void takeover_answer(struct edge *e, const struct envelope *q, enum err code, struct bytes *session)
@@ -197,7 +232,7 @@ void c2s_yield(struct edge *e, const struct envelope *env, struct c2s *c)
 void c2s_takeover(struct c2s *c, const struct envelope *e)
 {
     struct c2s_session s;
-    if (c->state != C2S_AUTHED || !c->resume_token)
+    if (c->state != C2S_AUTHED || !c2s_asked(c, ENV_RESUME))
         return;
     c2s_answered(c);
     if (e->code != OK || !e->bytes || !session_unpack(e->bytes, &s)) {

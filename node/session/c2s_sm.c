@@ -342,7 +342,7 @@ void c2s_resume_failed(struct c2s *c, enum err why, uint64_t h)
 
 void c2s_resumed(struct c2s *c, const struct envelope *e)
 {
-    if (c->state != C2S_AUTHED || !c->resume_token)
+    if (c->state != C2S_AUTHED || !c2s_asked(c, ENV_RESUME))
         return;
     c2s_answered(c);
     struct c2s *old = e->code == OK ? edge_stream(c->edge, e->id) : NULL;

@@ -29,7 +29,7 @@ void c2s_bind(struct c2s *c, struct stanza *iq)
 
 void c2s_bound(struct c2s *c, const struct envelope *e)
 {
-    if (c->state != C2S_AUTHED || !c->resume_token)
+    if (c->state != C2S_AUTHED || !c2s_asked(c, ENV_BIND))
         return;
     c2s_answered(c);
     struct stanza *iq = stanza_new(STANZA_IQ, IQ_RESULT, NULL, NULL, c->resume_token);
