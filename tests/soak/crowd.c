@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { MAX_NODES = 32, MAX_USERS = 10000, EVENTS = 256, TICK_MS = 5, PRESENCE = -1, READERS = 16, PAGE = 250 };
@@ -65,7 +66,11 @@ static struct user *users;
 static unsigned user_count;
 static int epoll_fd;
 static FILE *history;
-static uint64_t start_ns, now_ms_, random_state;
+static uint64_t now_ms_, random_state;
+/* What former runs left with the same accounts: numbers of messages begin higher each run, archives are read from here.
+ */
+static uint32_t first_number;
+static char start_time[32];
 static bool finishing, archiving;
 static struct {
     uint64_t sent, again, acked, received, bounced, resumed, failed, binds, lost, probes;
@@ -83,7 +88,7 @@ static uint64_t random_below(uint64_t n)
 
 static double seconds(void)
 {
-    return (double)(now_ns() - start_ns) / 1e9;
+    return (double)now_ns() / 1e9; /* CLOCK_MONOTONIC, which the driver's own events have too */
 }
 
 static __attribute__((format(printf, 2, 3))) void record(const char *event, const char *format, ...)
@@ -226,6 +231,9 @@ static void counted(struct user *u, uint32_t h)
 
 static bool first_time(struct user *sender, uint32_t n)
 {
+    n -= first_number;
+    if (n > sender->last_n - first_number)
+        return false; /* of another run */
     if (n >= sender->seen_cap * 8) {
         uint32_t cap = (n / 8 + 1) * 2 + 64;
         sender->seen = realloc(sender->seen, cap);
@@ -292,17 +300,20 @@ static void on_message(struct user *u, const char *xml)
 
 static void ask_archive(struct user *u)
 {
-    char xml[512], after[100] = "";
+    char xml[1024], after[100] = "";
     u->archive = u->count < (unsigned)opt.window ? ARCHIVE_READING : ARCHIVE_UNREAD;
     u->page_len = 0;
     if (u->archive == ARCHIVE_UNREAD)
         return; /* when these pages are acknowledged */
     if (u->after[0])
         snprintf(after, sizeof after, "<after>%s</after>", u->after);
-    int len = snprintf(xml, sizeof xml,
-                       "<iq type='set' id='mam%u'><query xmlns='urn:xmpp:mam:2' queryid='q%u'>"
-                       "<set xmlns='http://jabber.org/protocol/rsm'><max>%d</max>%s</set></query></iq>",
-                       u->query + 1, u->query + 1, PAGE, after);
+    int len =
+        snprintf(xml, sizeof xml,
+                 "<iq type='set' id='mam%u'><query xmlns='urn:xmpp:mam:2' queryid='q%u'>"
+                 "<x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE' type='hidden'><value>urn:xmpp:mam:2"
+                 "</value></field><field var='start'><value>%s</value></field></x>"
+                 "<set xmlns='http://jabber.org/protocol/rsm'><max>%d</max>%s</set></query></iq>",
+                 u->query + 1, u->query + 1, start_time, PAGE, after);
     u->query++;
     *queued(u, u->count++) = (struct item){PRESENCE, 0}; /* it counts; who resumes asks anew */
     client_send(&u->c, xml, (size_t)len, 1);
@@ -683,6 +694,7 @@ static void make_users(void)
     for (unsigned i = 0; i < user_count; i++) {
         struct user *u = &users[i];
         u->number = i;
+        u->last_n = first_number;
         u->c.fd = -1;
         u->queue = calloc(2 * (size_t)opt.window, sizeof *u->queue);
         u->next_open_ms = now_ms_ + i * 5; /* logins cost the servers much */
@@ -705,7 +717,9 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     fcntl(0, F_SETFL, O_NONBLOCK);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    start_ns = 0; /* CLOCK_MONOTONIC, which the driver's own events have too */
+    time_t now = time(NULL);
+    first_number = (uint32_t)((uint64_t)now * 100); /* wraps after 16 months: who would wait so long */
+    strftime(start_time, sizeof start_time, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
     now_ms_ = now_ns() / 1000000;
     random_state = ((uint64_t)opt.seed + 1) * 0x9E3779B97F4A7C15u;
     make_users();

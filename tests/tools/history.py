@@ -24,7 +24,7 @@ only counted):
   fault    t, id, kind, on       something was broken: kill, stop, pg, ...; on: what, for instance node2
   healed   t, id                 it works again, as far as the breaker is concerned
   probe    t, pair, sockets      a probe arrived at t; pair: its name; sockets: nodes its two clients are connected to
-  bind, resumed, kill, cut       counted
+  bind, resumed, kill, cut, lost   counted (lost: a client's connection ended, whoever did it)
 
 Invariants:
   I1  an acknowledged message is once in the recipient's archive and once in the sender's; any other at most once
@@ -283,7 +283,7 @@ class History:
 
     def summary(self):
         again = sum(map(len, self.repeated.values()))
-        counts = {k: self.kinds[k] for k in ("kill", "cut", "bind", "resumed", "failed")}
+        counts = {k: self.kinds[k] for k in ("kill", "cut", "lost", "bind", "resumed", "failed")}
         if self.faults:
             counts["faults"] = dict(sorted(collections.Counter(f[2] for f in self.faults.values()).items()))
         if self.probes:
