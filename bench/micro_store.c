@@ -2,6 +2,7 @@
  * What storing a message costs: rows a second and CPU of the storage thread, by rows per transaction, on a real file.
  *
  *     micro_store [file [stanza bytes [owners]]]        default: /var/tmp/micro_store.db 500 1000
+ *     micro_store "host=... dbname=..." ...             an empty PostgreSQL database instead of a file
  *
  * Rows go to owners in a fixed pseudo-random order, as in life. A batch is called, then waited for: so the rows per
  * transaction are those asked for, and the time includes one fsync each.
@@ -82,6 +83,7 @@ static int64_t owner_next(struct bench *b)
 static void batch_put(struct bench *b, unsigned rows)
 {
     b->left = rows;
+    store_hold(b->c);
     for (unsigned i = 0; i < rows; i++) {
         struct archive_item it = {.id = b->next_id += 16,
                                   .flags = ARCHIVE_DELIVER,
@@ -90,6 +92,7 @@ static void batch_put(struct bench *b, unsigned rows)
                                   .stanza = b->stanza};
         store_archive_put(b->c, owner_next(b), &it, on_done, b);
     }
+    store_release(b->c);
     wait_all(b);
 }
 
@@ -114,15 +117,21 @@ int main(int argc, char **argv)
     unsigned owners = argc > 3 ? (unsigned)atoi(argv[3]) : 1000;
     struct store *s;
     char *why;
-    if (!owners || !access(path, F_OK)) {
+    bool postgres = strchr(path, '=');
+    if (!owners || (!postgres && !access(path, F_OK))) {
         fprintf(stderr, "%s exists, or no owners\n", path);
         return 1;
     }
-    if (store_open(&(struct store_config){.driver = "sqlite", .path = path}, &s, &why)) {
+    const struct store_config config = {
+        .driver = postgres ? "postgres" : "sqlite", .path = path, .shards = &path, .shard_count = postgres};
+    if (store_open(&config, &s, &why)) {
         fprintf(stderr, "%s\n", why);
         return 1;
     }
-    struct bench b = {.loop = loop_epoll_new(), .next_id = 1, .random = 1, .stanza = bytes_new(NULL, bytes)};
+    struct bench b = {.loop = loop_epoll_new(),
+                      .next_id = (uint64_t)time(NULL) * 16000000,
+                      .random = 1,
+                      .stanza = bytes_new(NULL, bytes)};
     memset(b.stanza->data, 'x', bytes);
     b.inbox = inbox_new(b.loop, NULL);
     b.c = store_client_new(s, b.inbox);
@@ -136,6 +145,7 @@ int main(int argc, char **argv)
     bytes_unref(&b.stanza);
     free(b.owners);
     store_close(&s);
-    unlink(path);
+    if (!postgres)
+        unlink(path);
     return 0;
 }

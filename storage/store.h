@@ -54,6 +54,9 @@ struct store_fence {
     uint32_t node;
     uint64_t incarnation, epoch;
     uint64_t slots[RING_SLOTS / 64]; /* bit s % 64 of word s / 64: this node is the home of slot s */
+    void (*refused)(void *arg,
+                    uint64_t epoch); /* a transaction of this epoch was refused; any thread; NULL: nobody asks */
+    void *arg;
 };
 /*
  * postgres: from the first call on every transaction of writes needs the row (node, incarnation, epoch) of table fence

@@ -188,6 +188,8 @@ static bool fence_wait(struct writer *w)
 {
     struct shard *s = w->shard;
     log_warn(&w->c.log, "fenced", "epoch", log_num((int64_t)w->fence.epoch));
+    if (w->fence.refused)
+        w->fence.refused(w->fence.arg, w->fence.epoch);
     pthread_mutex_lock(&s->lock);
     while (s->fence_calls == w->fence_calls && !s->closing)
         pthread_cond_wait(&s->for_writer, &s->lock);

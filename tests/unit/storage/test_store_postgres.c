@@ -94,12 +94,19 @@ static void slot_add(struct store_fence *f, struct worker *w, const char *bare)
     f->slots[slot / 64] |= UINT64_C(1) << slot % 64;
 }
 
+static void on_refused(void *arg, uint64_t epoch)
+{
+    atomic_fetch_add((atomic_uint *)arg, (unsigned)epoch);
+}
+
 static void test_fence_removed(void **state)
 {
     struct fixture *f = *state;
     struct worker *w = f->w;
     int64_t owner = new_owner(w, "alice@a.example");
-    struct store_fence fence = {.node = 3, .incarnation = UINT64_MAX - 1, .epoch = 1};
+    atomic_uint refused = 0;
+    struct store_fence fence = {
+        .node = 3, .incarnation = UINT64_MAX - 1, .epoch = 1, .refused = on_refused, .arg = &refused};
     struct answer a = {.w = w}, b = {.w = w};
     slot_add(&fence, w, "alice@a.example");
     sql(f, "insert into fence(node_id, incarnation, epoch) values (3, -2, 1)");
@@ -110,6 +117,7 @@ static void test_fence_removed(void **state)
     put_async(w, owner, item(2, 0, "b@b.example"), on_done, &a);
     put_async(w, owner, item(3, 0, "b@b.example"), on_done, &b);
     assert_false(answered_within(&a, 300)); /* perhaps it is a change of epoch */
+    assert_int_equal(refused, 1);
     fence.epoch = 2;
     memset(fence.slots, 0, sizeof fence.slots);
     store_fence_set(f->s, &fence);
@@ -356,8 +364,10 @@ static void test_standby_missing(void **state)
     usleep(300000);
     put_async(f->w, owner, item(1, 0, "b@b.example"), on_done, &a);
     assert_false(answered_within(&a, 300));
-    int64_t cancelled =
-        sql(f, "select count(pg_cancel_backend(pid)) from pg_stat_activity where wait_event = 'SyncRep'");
+    int64_t cancelled = 0;
+    for (int i = 0; i < 100 && !cancelled; i++, usleep(50000))
+        cancelled = sql(f, "select count(pg_cancel_backend(pid)) from pg_stat_activity"
+                           " where wait_event = 'SyncRep' and query = 'commit'");
     assert_int_equal(cancelled, 1);
     assert_false(answered_within(&a, 500));
     assert_int_equal(sql(f, "select count(*) from archive"), 1); /* here, but not safe */
