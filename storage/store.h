@@ -5,7 +5,9 @@
  * calling worker (through its inbox), never inside the call. Callbacks of one worker run in the order of its calls, and
  * a read sees every write called before it on the same worker (archive_purge alone is outside this order: it may take
  * long). Writes are grouped: while one transaction is in flight the next is collected; a callback with OK means
- * committed (single node: SQLite WAL, synchronous=FULL). ERR_UNKNOWN means nobody knows whether it was written.
+ * committed (single node: SQLite WAL, synchronous=FULL; PostgreSQL: with the synchronous standby, where there is one).
+ * ERR_UNKNOWN means nobody knows whether it was written; postgres finds out instead, and calls wait while the database
+ * is away.
  * ERR_BUSY: the queue is full (max_queued), nothing was written. Writes for an owner that does not exist (any more):
  * ERR_NOT_FOUND; reads find nothing.
  *

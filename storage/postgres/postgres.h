@@ -19,6 +19,7 @@
 
 #include <libpq-fe.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 enum { PG_READERS = 2, OWNER_SLOT_SHIFT = 40 };
 
@@ -89,6 +90,7 @@ struct pg_conn {
     const char *conninfo;
     struct log log;
     unsigned attempts;    /* turns the list of hosts, so that a silent one is not always the first */
+    unsigned reconnects;  /* of the shard's writer, when this one was made */
     bool unsure;          /* a warning came that the commit is not replicated */
     const int64_t *until; /* monotonic us at which waiting ends, may be set while waiting; 0: never */
 };
@@ -165,6 +167,7 @@ struct shard {
     uint32_t max_batch;
     struct log log;
     pthread_t writer, readers[PG_READERS];
+    atomic_uint reconnects; /* of the writer */
 
     pthread_mutex_t lock;
     pthread_cond_t for_writer, for_readers;

@@ -447,14 +447,21 @@ static void reads_try(struct pg_conn *c, struct store_req **list, struct store_r
     *list = left;
 }
 
-/* False: closing, and the database stays away. */
+/* Where the writer has found a new primary, the old one may still answer with what was. */
+static void leave_old_primary(struct shard *s, struct pg_conn *c)
+{
+    unsigned now = atomic_load(&s->reconnects);
+    if (c->reconnects != now)
+        pg_drop(c);
+    c->reconnects = now;
+}
+
+/* False: closing, and the database stays away (of which the writer tells). */
 static bool reader_connected(struct shard *s, struct pg_conn *c, unsigned *backoff_ms)
 {
-    while (!c->pg) {
-        char *why = NULL;
-        if (pg_connect(c, true, &why))
-            return true;
-        log_warn(&c->log, "database away", "error", why);
+    leave_old_primary(s, c);
+    for (char *why; !c->pg && !pg_connect(c, true, &why);) {
+        log_debug(&c->log, "database away", "error", why);
         free(why);
         if (!shard_pause(s, backoff_ms))
             return false;

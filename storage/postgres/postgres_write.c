@@ -61,15 +61,20 @@ static bool mark(struct writer *w)
 static bool connected(struct writer *w)
 {
     unsigned backoff_ms = 0;
-    while (!w->c.pg) {
-        char *why = NULL;
-        if (pg_connect(&w->c, true, &why) && mark(w))
-            break;
-        log_warn(&w->c.log, "database away", "error", why ? why : "lost again");
+    if (w->c.pg)
+        return true;
+    bool first = !w->generation;
+    for (char *why; !pg_connect(&w->c, true, &why) || !mark(w);) {
+        if (!backoff_ms) /* once for each outage */
+            log_warn(&w->c.log, "database away", "error", why ? why : "lost again");
         free(why);
         if (!shard_pause(w->shard, &backoff_ms))
             return false;
     }
+    if (backoff_ms)
+        log_info(&w->c.log, "database back");
+    if (!first)
+        atomic_fetch_add(&w->shard->reconnects, 1);
     return true;
 }
 
