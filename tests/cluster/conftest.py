@@ -25,6 +25,7 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture
 def new_cluster():
     """Makes and starts a cluster: new_cluster(nodes=2, users=10)."""
+    Raw.created.clear()
     clusters = []
 
     def make(**settings):
