@@ -34,10 +34,24 @@ struct cluster {
 
 /* ---- what membership says (on its thread) ---- */
 
+/* On a storage thread. */
+static void on_refused(void *arg, uint64_t epoch)
+{
+    struct cluster *c = arg;
+    membership_fenced(membership_pg_logic(c->membership), epoch);
+}
+
+/* r NULL: no member yet, nothing may be written. */
 static void tell_storage(struct cluster *c, const struct ring *r)
 {
-    struct store_fence f = {.node = c->node->id, .incarnation = c->incarnation, .epoch = ring_epoch(r)};
-    if (ring_alive(r, f.node, f.incarnation))
+    struct store_fence f = {
+        .node = c->node->id,
+        .incarnation = c->incarnation,
+        .epoch = r ? ring_epoch(r) : 0,
+        .refused = on_refused,
+        .arg = c,
+    };
+    if (r && ring_alive(r, f.node, f.incarnation))
         ring_slots(r, f.node, f.slots);
     store_fence_set(c->node->store, &f);
 }
@@ -197,6 +211,7 @@ enum err cluster_open(struct node *n, char **why)
             return ERR_CLOSED;
         }
     }
+    tell_storage(c, NULL);
     log_info(&log_, "registered", "node", log_num(n->id), "incarnation", log_num(c->incarnation));
     return link_open(c, why);
 }
