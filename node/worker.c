@@ -217,8 +217,6 @@ static struct registry *open_registry(struct worker *w)
                                                    .password = password,
                                                    .max_queue = cf->registry.max_queue,
                                                    .pace = cf->registry.pace,
-                                                   .node = w->node->id,
-                                                   .incarnation = cluster_incarnation(w->node->cluster),
                                                });
     if (password)
         explicit_bzero(password, strlen(password));

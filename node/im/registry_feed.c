@@ -7,15 +7,23 @@
 
 static void put(struct session *se, struct stanza *st)
 {
+    const struct sm *s = se->account->sm;
     const char *show = "unavailable";
-    if (!se->account->sm->registry)
+    if (!s->registry)
         return;
     if (se->available) {
         show = xml_find_text(st->arena, st->x, "show", NS_CLIENT);
         show = show ? show : "";
     }
-    registry_put(se->account->sm->registry, se->account->jid->s, jid_resource(se->jid), se->id,
-                 se->available ? se->priority : 0, show);
+    registry_put(s->registry, se->account->jid->s,
+                 &(struct registry_entry){
+                     .resource = jid_resource(se->jid),
+                     .node = se->at.node ? se->at.node : s->node,
+                     .incarnation = se->at_incarnation,
+                     .session = se->id,
+                     .priority = se->available ? se->priority : 0,
+                     .show = show,
+                 });
 }
 
 void registry_feed_put(struct session *se)
@@ -34,6 +42,12 @@ static void on_session_registered(struct session *se, bool home_died)
     registry_feed_put(se);
 }
 
+static void on_session_abandoned(struct session *se)
+{
+    if (se->account->sm->registry)
+        registry_forget(se->account->sm->registry, se->account->jid->s, jid_resource(se->jid), se->id);
+}
+
 static void on_session_close(struct session *se)
 {
     if (se->account->sm->registry)
@@ -44,7 +58,7 @@ const struct module im_registry_feed = {
     .name = "registry_feed",
     .session_open = registry_feed_put,
     .session_registered = on_session_registered,
-    .session_abandoned = on_session_close, /* Redis keeps what another home has written */
+    .session_abandoned = on_session_abandoned,
     .session_close = on_session_close,
     .session_presence = put,
 };

@@ -24,13 +24,14 @@ enum {
 struct entry {
     struct hash_node node;
     struct list link;
-    uint64_t session;
+    uint64_t session, incarnation;
+    uint32_t at;      /* node of its socket, as the incarnation */
     uint32_t calling; /* the connection in which a command is under way */
     uint32_t settled; /* the connection in which Redis took it as it is */
     int8_t priority;
     uint8_t show;      /* index of shows */
     bool gone;         /* the session has ended: Redis should say nothing */
-    bool written;      /* Redis may know something of it */
+    bool forgotten;    /* when the command under way is over, this is */
     bool changed;      /* since the command that is under way */
     uint32_t resource; /* where it begins in text */
     char text[];       /* bare NUL resource NUL */
@@ -67,10 +68,9 @@ struct registry {
 static const char *const shows[] = {"", "away", "chat", "dnd", "xa", "unavailable"};
 enum { SHOWS = sizeof shows / sizeof *shows };
 
-/* Another home may have written the field meanwhile. All that this incarnation of this node has ever written there came
- * from this very entry, so the session need not be compared. */
+/* Another home may have written a newer session meanwhile. */
 static const char delete_ours[] = "local v = redis.call('HGET', KEYS[1], ARGV[1]) "
-                                  "if v and string.sub(v, 1, #ARGV[2]) == ARGV[2] then "
+                                  "if v and string.match(v, '^%d+|%d+|(%x+)|') == ARGV[2] then "
                                   "return redis.call('HDEL', KEYS[1], ARGV[1]) end return 0";
 
 static void fail(struct registry *r, const char *why);
@@ -182,10 +182,10 @@ static void on_told(void *owner, void *arg, const redisReply *reply)
     } else {
         served(r);
     }
-    if (e->changed)
-        entry_move(r, e, &r->fresh);
-    else if (e->gone)
+    if (e->forgotten || (e->gone && !e->changed))
         entry_free(r, e);
+    else if (e->changed)
+        entry_move(r, e, &r->fresh);
     else
         entry_move(r, e, &r->settled);
     loop_later(r->loop, &r->pump);
@@ -194,17 +194,19 @@ static void on_told(void *owner, void *arg, const redisReply *reply)
 static void tell(struct registry *r, struct entry *e)
 {
     const char *resource = e->text + e->resource;
-    char value[128];
+    char value[128], session[17];
     struct buf key = {0};
+    if (e->forgotten) { /* its command was lost with a connection */
+        entry_free(r, e);
+        return;
+    }
     buf_printf(&key, "s:%s", e->text);
-    int n = snprintf(value, sizeof value, "%u|%llu|", r->config.node, (unsigned long long)r->config.incarnation);
-    if (!e->gone)
-        snprintf(value + n, sizeof value - (size_t)n, "%llx|%d|%s|", (unsigned long long)e->session, e->priority,
-                 shows[e->show]);
+    snprintf(session, sizeof session, "%llx", (unsigned long long)e->session);
+    snprintf(value, sizeof value, "%u|%llu|%s|%d|%s|", e->at, (unsigned long long)e->incarnation, session, e->priority,
+             shows[e->show]);
     const char *put[] = {"HSET", buf_cstr(&key), resource, value};
-    const char *remove[] = {"EVAL", delete_ours, "1", buf_cstr(&key), resource, value};
+    const char *remove[] = {"EVAL", delete_ours, "1", buf_cstr(&key), resource, session};
     entry_move(r, e, &r->sent);
-    e->written = true;
     redis_link_call(r->link, on_told, e, e->gone ? 6 : 4, e->gone ? remove : put, NULL);
     buf_free(&key);
 }
@@ -237,39 +239,68 @@ static void on_pump(void *arg)
     r->gauge = registry_waiting(r);
 }
 
-void registry_put(struct registry *r, const char *bare, const char *resource, uint64_t session, int priority,
-                  const char *show)
+static uint8_t show_index(const char *show)
 {
-    struct entry *e = entry_find(r, bare, resource);
     uint8_t index = SHOWS;
     while (--index && strcmp(shows[index], show))
         ;
-    if (!e) {
-        e = entry_new(r, bare, resource);
-    } else if (!e->gone && e->session == session && e->priority == priority && e->show == index) {
+    return index;
+}
+
+static bool entry_says(const struct entry *e, const struct registry_entry *p)
+{
+    return !e->gone && !e->forgotten && e->session == p->session && e->at == p->node &&
+           e->incarnation == p->incarnation && e->priority == p->priority && e->show == show_index(p->show);
+}
+
+void registry_put(struct registry *r, const char *bare, const struct registry_entry *p)
+{
+    struct entry *e = entry_find(r, bare, p->resource);
+    if (!e)
+        e = entry_new(r, bare, p->resource);
+    else if (entry_says(e, p))
         return;
-    }
     r->gone_count -= e->gone;
-    e->gone = false;
-    e->session = session;
-    e->priority = (int8_t)priority;
-    e->show = index;
+    e->gone = e->forgotten = false;
+    e->session = p->session;
+    e->at = p->node;
+    e->incarnation = p->incarnation;
+    e->priority = (int8_t)p->priority;
+    e->show = show_index(p->show);
     entry_changed(r, e);
 }
 
+/* What is not told here is deleted, too: another home may have written it. */
 void registry_remove(struct registry *r, const char *bare, const char *resource, uint64_t session)
+{
+    struct entry *e = entry_find(r, bare, resource);
+    if (e && (e->gone || e->session != session))
+        return;
+    if (r->gone_count >= REGISTRY_GONE_MAX && (!e || e->calling != r->connection)) {
+        if (e)
+            entry_free(r, e);
+        loop_later(r->loop, &r->pump);
+        return;
+    }
+    if (!e)
+        e = entry_new(r, bare, resource);
+    e->session = session;
+    e->forgotten = false;
+    e->gone = true;
+    r->gone_count++;
+    entry_changed(r, e);
+}
+
+void registry_forget(struct registry *r, const char *bare, const char *resource, uint64_t session)
 {
     struct entry *e = entry_find(r, bare, resource);
     if (!e || e->gone || e->session != session)
         return;
-    if (!e->written || (r->gone_count >= REGISTRY_GONE_MAX && e->calling != r->connection)) {
+    if (e->calling == r->connection)
+        e->forgotten = true;
+    else
         entry_free(r, e);
-        loop_later(r->loop, &r->pump);
-        return;
-    }
-    e->gone = true;
-    r->gone_count++;
-    entry_changed(r, e);
+    loop_later(r->loop, &r->pump);
 }
 
 /* ---- lookups ---- */

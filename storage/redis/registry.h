@@ -6,9 +6,10 @@
  *
  *     key s:{bare JID} -> hash, field resource -> node|incarnation|session|priority|show|caps
  *
- * node and incarnation are the writing home's, session is hexadecimal, show is empty for plain "available" and
- * "unavailable" for a session without presence, caps is empty so far. Only commands on a single key are sent.
- * **Readers ignore fields whose (node, incarnation) is not a member of the ring**: so a dead node needs no clean-up.
+ * node and incarnation are those of the session's socket, not of the home that writes; session is hexadecimal, show is
+ * empty for plain "available" and "unavailable" for a session without presence, caps is empty so far. Only commands on
+ * a single key are sent. **Readers ignore fields whose (node, incarnation) is not a member of the ring**: so sessions
+ * end with the node of their socket, and outlive their home; the next one writes what changes.
  *
  * A registry keeps its own table of what Redis should say about its sessions (about 100 bytes and the JID for each).
  * Each entry is told once; after every (re)connect all are told again, `pace` a second, changes first. A command lost
@@ -39,8 +40,6 @@ struct registry_config {
     const char *sentinel_password; /* NULL: none */
     uint32_t max_queue;            /* commands under way to Redis; 0: 1000 */
     uint32_t pace;                 /* sessions a second when all are told again; 0: 5000 */
-    uint32_t node;
-    uint64_t incarnation;
 };
 
 struct registry;
@@ -50,21 +49,22 @@ struct registry *registry_new(struct loop *l, const struct registry_config *c);
 /* Lookups under way end with ERR_CLOSED, here. Redis keeps what it has been told. */
 void registry_free(struct registry **r);
 
-/* The session of this full JID, as it is now: a new one, which replaces any other of its resource, or a change.
- * show: "", "away", "chat", "dnd", "xa" or "unavailable"; others count as "". */
-void registry_put(struct registry *r, const char *bare, const char *resource, uint64_t session, int priority,
-                  const char *show);
-/* It has ended, or its slot has moved. No effect when the resource has another session by now: here, or in Redis, where
- * another home may have written it. */
-void registry_remove(struct registry *r, const char *bare, const char *resource, uint64_t session);
-
 struct registry_entry {
     const char *resource;
-    uint32_t node;
+    uint32_t node; /* of its socket, as the incarnation */
     uint64_t incarnation, session;
     int priority;
-    const char *show, *caps;
+    const char *show; /* "", "away", "chat", "dnd", "xa" or "unavailable"; others are written as "" */
+    const char *caps; /* not written so far */
 };
+
+/* A session as it is now: a new one, which replaces any other of its resource, or a change. Copies e. */
+void registry_put(struct registry *r, const char *bare, const struct registry_entry *e);
+/* It has ended, wherever it was written. No effect when the resource has another session by now: here, or in Redis,
+ * where another home may have written it. */
+void registry_remove(struct registry *r, const char *bare, const char *resource, uint64_t session);
+/* It has another home now: nothing more is said of it here. */
+void registry_forget(struct registry *r, const char *bare, const char *resource, uint64_t session);
 
 /* What Redis says, members of the ring or not; malformed fields are left out. ERR_BUSY: not connected, connection lost,
  * or too many commands under way. Runs once, later; not inside of registry_get. entries are lent for the call. */

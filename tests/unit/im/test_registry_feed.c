@@ -20,7 +20,10 @@ static void life(void **state)
     (void)state;
     redis_start(&server);
     struct registry_server at = {"127.0.0.1", server.port};
-    struct registry_config c = {.servers = &at, .count = 1, .node = 3, .incarnation = 17};
+    struct registry_config c = {.servers = &at, .count = 1};
+    struct ring *ring = ring_new(1, &(struct ring_member){.node = 3, .incarnation = 17, .workers = 1}, 1);
+    sm_ring(h->sm, ring, 3, 0);
+    ring_unref(&ring);
     struct registry *r = h->sm->registry = registry_new(l, &c);
     harness_account(h, ROMEO);
     uint64_t phone = harness_bind(h, ROMEO "/phone");

@@ -162,6 +162,19 @@ static void stop_loop(void *l)
     loop_stop(l);
 }
 
+/* A session whose socket is on node 3, of incarnation 17. */
+static inline void put(struct registry *r, const char *bare, const char *resource, uint64_t session, int priority,
+                       const char *show)
+{
+    registry_put(r, bare,
+                 &(struct registry_entry){.resource = resource,
+                                          .node = 3,
+                                          .incarnation = 17,
+                                          .session = session,
+                                          .priority = priority,
+                                          .show = show});
+}
+
 static inline void run_ms(struct loop *l, uint64_t ms)
 {
     struct timer t = {0};

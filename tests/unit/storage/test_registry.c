@@ -25,10 +25,10 @@ static void on_found(void *arg, enum err e, const struct registry_entry *entries
     }
 }
 
-static struct registry *open_at(struct loop *l, const struct redis *s, uint32_t node)
+static struct registry *open_at(struct loop *l, const struct redis *s)
 {
     struct registry_server at = {"127.0.0.1", s->port};
-    struct registry_config c = {.servers = &at, .count = 1, .node = node, .incarnation = 17, .pace = 1000};
+    struct registry_config c = {.servers = &at, .count = 1, .pace = 1000};
     return registry_new(l, &c);
 }
 
@@ -37,7 +37,7 @@ static void put_many(struct registry *r, int from, int to)
     char bare[64];
     for (int i = from; i < to; i++) {
         snprintf(bare, sizeof bare, "user%d@example.org", i);
-        registry_put(r, bare, "phone", 1000 + (uint64_t)i, i % 100, "");
+        put(r, bare, "phone", 1000 + (uint64_t)i, i % 100, "");
     }
 }
 
@@ -52,19 +52,18 @@ static void layout(void **state)
     struct loop *l = loop_epoll_new();
     (void)state;
     redis_start(&s);
-    struct registry *r = open_at(l, &s, 3);
-    registry_put(r, "a@x", "one two", 0x3e9, 0, "unavailable");
-    registry_put(r, "a@x", "|:\xc3\xa9", 0x3ea, -5, "away");
+    struct registry *r = open_at(l, &s);
+    put(r, "a@x", "one two", 0x3e9, 0, "unavailable");
+    put(r, "a@x", "|:\xc3\xa9", 0x3ea, -5, "away");
     run_until(l, 5000, registry_up(r) && !registry_waiting(r));
     assert_field(&s, "s:a@x", "one two", "3|17|3e9|0|unavailable|");
     assert_field(&s, "s:a@x", "|:\xc3\xa9", "3|17|3ea|-5|away|");
-    registry_put(r, "a@x", "one two", 0x3e9, 7, "");
-    registry_put(r, "a@x", "one two", 0x3e9, 8,
-                 "no such show"); /* behind the first, of which the answer is not there */
+    put(r, "a@x", "one two", 0x3e9, 7, "");
+    put(r, "a@x", "one two", 0x3e9, 8, "no such show"); /* behind the first, of which the answer is not there */
     run_until(l, 5000, !registry_waiting(r));
     assert_field(&s, "s:a@x", "one two", "3|17|3e9|8||");
-    registry_put(r, "a@x", "|:\xc3\xa9", 0x3eb, 1, "dnd"); /* replaces the session */
-    registry_remove(r, "a@x", "|:\xc3\xa9", 0x3ea);        /* which ends then */
+    put(r, "a@x", "|:\xc3\xa9", 0x3eb, 1, "dnd");   /* replaces the session */
+    registry_remove(r, "a@x", "|:\xc3\xa9", 0x3ea); /* which ends then */
     registry_remove(r, "a@x", "one two", 0x3e9);
     run_until(l, 5000, !registry_waiting(r));
     assert_field(&s, "s:a@x", "|:\xc3\xa9", "3|17|3eb|1|dnd|");
@@ -74,26 +73,71 @@ static void layout(void **state)
     redis_clean(&s);
 }
 
-/* A slot moves: the new home writes before the old one takes its own away. */
+/* Slots move: what one home has written is the other's to change, and nothing old destroys what is new. */
 static void two_homes(void **state)
+{
+    struct redis s = {0};
+    struct loop *l = loop_epoll_new();
+    static const char *const jids[] = {"lives@x", "rebound@x", "ended@x", "unsaid@x", "strange@x"};
+    (void)state;
+    redis_start(&s);
+    struct registry *old = open_at(l, &s), *new = open_at(l, &s);
+    for (uint64_t i = 0; i < 4; i++)
+        put(old, jids[i], "r", 0x50 + i, 0, "");
+    run_until(l, 5000, registry_up(old) && !registry_waiting(old) && registry_up(new));
+    put(old, "unsaid@x", "r", 0x53, 1, "");
+    for (uint64_t i = 0; i < 4; i++)
+        registry_forget(old, jids[i], "r", 0x50 + i);
+    put(new, "lives@x", "r", 0x50, 1, "");
+    put(new, "rebound@x", "r", 0x61, 0, "");
+    registry_remove(new, "ended@x", "r", 0x52); /* it has never written it */
+    redis_ask(&s, "HSET s:strange@x r 3|17|54");
+    registry_remove(new, "strange@x", "r", 0x54);
+    run_until(l, 5000, !registry_waiting(new) && !registry_waiting(old));
+    registry_remove(old, "rebound@x", "r", 0x51); /* late */
+    registry_remove(old, "lives@x", "r", 0x5);
+    run_until(l, 5000, !registry_waiting(old));
+    assert_field(&s, "s:lives@x", "r", "3|17|50|1||");
+    assert_field(&s, "s:rebound@x", "r", "3|17|61|0||");
+    assert_field(&s, "s:unsaid@x", "r", "3|17|53|0||");
+    assert_field(&s, "s:strange@x", "r", "3|17|54");
+    assert_string_equal(redis_ask(&s, "EXISTS s:ended@x"), "0");
+    redis_ask(&s, "CLIENT KILL TYPE normal"); /* what is forgotten is not told again, what lives is */
+    redis_ask(&s, "FLUSHALL");
+    run_until(l, 5000, !registry_up(new) || registry_waiting(new));
+    run_until(l, 5000, registry_up(new) && !registry_waiting(new) && registry_up(old) && !registry_waiting(old));
+    assert_string_equal(redis_ask(&s, "DBSIZE"), "2");
+    registry_free(&old);
+    registry_free(&new);
+    loop_free(&l);
+    redis_clean(&s);
+}
+
+/* The command under way is lost, and its session forgotten meanwhile. */
+static void forgotten_under_way(void **state)
 {
     struct redis s = {0};
     struct loop *l = loop_epoll_new();
     (void)state;
     redis_start(&s);
-    struct registry *old = open_at(l, &s, 1), *new = open_at(l, &s, 2);
-    registry_put(old, "a@x", "r", 5, 0, "");
-    registry_put(old, "b@x", "r", 6, 0, "");
-    run_until(l, 5000, registry_up(old) && !registry_waiting(old));
-    registry_put(new, "a@x", "r", 5, 0, "");
-    run_until(l, 5000, registry_up(new) && !registry_waiting(new));
-    registry_remove(old, "a@x", "r", 5);
-    registry_remove(old, "b@x", "r", 6);
-    run_until(l, 5000, !registry_waiting(old));
-    assert_field(&s, "s:a@x", "r", "2|17|5|0||");
-    assert_string_equal(redis_ask(&s, "EXISTS s:b@x"), "0");
-    registry_free(&old);
-    registry_free(&new);
+    struct registry *r = open_at(l, &s);
+    run_until(l, 5000, registry_up(r));
+    kill(s.pid, SIGSTOP);
+    put(r, "a@x", "r", 1, 0, "");
+    put(r, "b@x", "r", 2, 0, "");
+    put(r, "c@x", "r", 3, 0, "");
+    run_ms(l, 50);
+    registry_forget(r, "a@x", "r", 1);
+    registry_forget(r, "b@x", "r", 2);
+    put(r, "b@x", "r", 2, 0, ""); /* it has come back */
+    redis_kill(&s);
+    run_until(l, 5000, !registry_up(r));
+    redis_start(&s);
+    run_until(l, 5000, registry_up(r) && !registry_waiting(r));
+    assert_string_equal(redis_ask(&s, "EXISTS s:a@x"), "0");
+    assert_field(&s, "s:b@x", "r", "3|17|2|0||");
+    assert_field(&s, "s:c@x", "r", "3|17|3|0||");
+    registry_free(&r);
     loop_free(&l);
     redis_clean(&s);
 }
@@ -105,10 +149,10 @@ static void lookups(void **state)
     struct found f = {0}, none = {0}, wrong = {0}, early = {0}, late = {0};
     (void)state;
     redis_start(&s);
-    struct registry *r = open_at(l, &s, 3);
+    struct registry *r = open_at(l, &s);
     registry_get(r, "a@x", on_found, &early);
     assert_int_equal(early.calls, 0);
-    registry_put(r, "a@x", "phone", 0xabc, -1, "xa");
+    put(r, "a@x", "phone", 0xabc, -1, "xa");
     run_until(l, 5000, registry_up(r) && !registry_waiting(r));
     assert_int_equal(early.calls, 1);
     assert_int_equal(early.e, ERR_BUSY);
@@ -130,8 +174,8 @@ static void lookups(void **state)
     assert_true(f.first.node == 3 && f.first.incarnation == 17 && f.first.session == 0xabc && f.first.priority == -1);
     assert_true(none.e == OK && none.count == 0);
     assert_int_equal(wrong.e, ERR_IO);
-    registry_put(r, "string@x", "r", 1, 0, ""); /* refused; nothing else suffers */
-    registry_put(r, "b@x", "r", 1, 0, "");
+    put(r, "string@x", "r", 1, 0, ""); /* refused; nothing else suffers */
+    put(r, "b@x", "r", 1, 0, "");
     run_until(l, 5000, !registry_waiting(r));
     assert_true(registry_up(r));
     assert_field(&s, "s:b@x", "r", "3|17|1|0||");
@@ -149,20 +193,20 @@ static void comes_back_empty(void **state)
     struct loop *l = loop_epoll_new();
     (void)state;
     redis_start(&s);
-    struct registry *r = open_at(l, &s, 3);
+    struct registry *r = open_at(l, &s);
     run_until(l, 5000, registry_up(r));
     put_many(r, 0, MANY);
     run_until(l, 5000, !registry_waiting(r)); /* changes are not paced */
     redis_kill(&s);
     run_until(l, 5000, !registry_up(r));
     registry_remove(r, "user0@example.org", "phone", 1000);
-    registry_put(r, "user1@example.org", "phone", 1001, -7, "dnd");
-    registry_put(r, "new@example.org", "tablet", 9, 0, "");
+    put(r, "user1@example.org", "phone", 1001, -7, "dnd");
+    put(r, "new@example.org", "tablet", 9, 0, "");
     assert_int_equal(registry_waiting(r), MANY + 1);
     redis_start(&s);
     run_until(l, 5000, registry_up(r));
     uint64_t begin = now_ms();
-    registry_put(r, "first@example.org", "r", 10, 0, "");
+    put(r, "first@example.org", "r", 10, 0, "");
     run_ms(l, 100);
     assert_field(&s, "s:first@example.org", "r", "3|17|a|0||"); /* need not wait for the others */
     run_until(l, 20000, !registry_waiting(r));
@@ -184,18 +228,18 @@ static void stands_still(void **state)
     (void)state;
     redis_start(&s);
     struct registry_server at = {"127.0.0.1", s.port};
-    struct registry_config c = {.servers = &at, .count = 1, .user = "rookery", .password = "wrong", .node = 1};
+    struct registry_config c = {.servers = &at, .count = 1, .user = "rookery", .password = "wrong"};
     struct registry *r = registry_new(l, &c);
-    registry_put(r, "a@x", "r", 1, 0, "");
-    registry_put(r, "b@x", "r", 2, 0, "");
+    put(r, "a@x", "r", 1, 0, "");
+    put(r, "b@x", "r", 2, 0, "");
     run_ms(l, 500);
     assert_false(registry_up(r)); /* not with this password */
     assert_int_equal(registry_waiting(r), 2);
     registry_free(&r);
     c.password = "secret";
     r = registry_new(l, &c);
-    registry_put(r, "a@x", "r", 1, 0, "");
-    registry_put(r, "b@x", "r", 2, 0, "");
+    put(r, "a@x", "r", 1, 0, "");
+    put(r, "b@x", "r", 2, 0, "");
     run_until(l, 5000, registry_up(r) && !registry_waiting(r));
     kill(s.pid, SIGSTOP);
     registry_remove(r, "a@x", "r", 1);
@@ -253,8 +297,7 @@ static void failover(void **state)
     at[0] = (struct registry_server){"127.0.0.1", free_port()}; /* nobody is there */
     for (int i = 0; i < SENTINELS; i++)
         at[i + 1] = (struct registry_server){"127.0.0.1", sentinels[i].port};
-    struct registry_config c = {
-        .servers = at, .count = SENTINELS + 1, .sentinel = "rook", .node = 3, .incarnation = 17, .pace = 5000};
+    struct registry_config c = {.servers = at, .count = SENTINELS + 1, .sentinel = "rook", .pace = 5000};
     struct registry *r = registry_new(l, &c);
     put_many(r, 0, MANY);
     run_until(l, 10000, registry_up(r) && !registry_waiting(r));
@@ -269,7 +312,7 @@ static void failover(void **state)
     assert_field(&replica, "s:user2199@example.org", "phone", "3|17|c7f|99||");
     redis_start(&master); /* it follows the other one now; nobody writes to it */
     run_until(l, 30000, !strcmp(redis_ask(&master, "ROLE"), "slave"));
-    registry_put(r, "after@x", "r", 1, 0, "");
+    put(r, "after@x", "r", 1, 0, "");
     run_until(l, 10000, registry_up(r) && !registry_waiting(r));
     assert_field(&replica, "s:after@x", "r", "3|17|1|0||");
     registry_free(&r);
@@ -289,9 +332,9 @@ static void demoted(void **state)
     redis_start(&one);
     redis_start(&two);
     struct registry_server at[] = {{"127.0.0.1", one.port}, {"127.0.0.1", two.port}};
-    struct registry_config c = {.servers = at, .count = 2, .node = 3, .incarnation = 17};
+    struct registry_config c = {.servers = at, .count = 2};
     struct registry *r = registry_new(l, &c);
-    registry_put(r, "a@x", "r", 1, 0, "");
+    put(r, "a@x", "r", 1, 0, "");
     run_until(l, 5000, registry_up(r) && !registry_waiting(r));
     assert_field(&one, "s:a@x", "r", "3|17|1|0||");
     redis_ask(&one, "REPLICAOF 127.0.0.1 %u", two.port);
@@ -299,7 +342,7 @@ static void demoted(void **state)
     run_until(l, 5000, registry_up(r) && !registry_waiting(r));
     redis_ask(&one, "REPLICAOF NO ONE");
     redis_ask(&two, "REPLICAOF 127.0.0.1 %u", one.port);
-    registry_put(r, "b@x", "r", 2, 0, ""); /* READONLY */
+    put(r, "b@x", "r", 2, 0, ""); /* READONLY */
     run_until(l, 5000, strcmp(redis_ask(&one, "HGET s:b@x r"), "(nil)"));
     registry_free(&r);
     loop_free(&l);
@@ -310,9 +353,9 @@ static void demoted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(layout),           cmocka_unit_test(two_homes),    cmocka_unit_test(lookups),
-        cmocka_unit_test(comes_back_empty), cmocka_unit_test(stands_still), cmocka_unit_test(failover),
-        cmocka_unit_test(demoted),
+        cmocka_unit_test(layout),   cmocka_unit_test(two_homes),        cmocka_unit_test(forgotten_under_way),
+        cmocka_unit_test(lookups),  cmocka_unit_test(comes_back_empty), cmocka_unit_test(stands_still),
+        cmocka_unit_test(failover), cmocka_unit_test(demoted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

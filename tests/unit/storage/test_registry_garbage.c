@@ -105,7 +105,7 @@ static struct registry *open_at(struct loop *l, const struct fake *f, const char
 {
     struct registry_server at = {"127.0.0.1", f->port};
     struct registry_config c = {
-        .servers = &at, .count = 1, .node = 1, .max_queue = 10, .sentinel = sentinel, .password = password};
+        .servers = &at, .count = 1, .max_queue = 10, .sentinel = sentinel, .password = password};
     return registry_new(l, &c);
 }
 
@@ -119,7 +119,7 @@ static void meet(struct fake *f, const char *sentinel, const char *password)
     struct registry *r = open_at(l, f, sentinel, password);
     for (int i = 0; i < 12; i++) {
         snprintf(bare, sizeof bare, "u%d@x", i);
-        registry_put(r, bare, "r", 1, 0, "");
+        put(r, bare, "r", 1, 0, "");
         if (i % 3 == 0)
             registry_remove(r, bare, "r", 1);
         registry_get(r, bare, on_found, &found);
@@ -251,12 +251,12 @@ static void bounded(void **state)
     struct registry *r = open_at(l, &f, NULL, NULL);
     for (int i = 0; i < 500; i++) {
         snprintf(bare, sizeof bare, "u%d@x", i);
-        registry_put(r, bare, "r", 1, 0, "");
+        put(r, bare, "r", 1, 0, "");
     }
     run_until(l, 5000, atomic_load(&f.commands) >= 10);
     for (int i = 500; i < 600; i++) {
         snprintf(bare, sizeof bare, "u%d@x", i);
-        registry_put(r, bare, "r", 1, 0, "");
+        put(r, bare, "r", 1, 0, "");
     }
     run_ms(l, 500);
     assert_int_equal(f.commands, 10);
