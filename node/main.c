@@ -206,6 +206,35 @@ static bool same_http(const struct config *a, const struct config *b)
     return equal;
 }
 
+static bool same_cluster(const struct config *a, const struct config *b)
+{
+    return same(a->cluster.node, b->cluster.node) && same(a->cluster.listen, b->cluster.listen) &&
+           a->cluster.port == b->cluster.port && same(a->cluster.advertise, b->cluster.advertise) &&
+           same(a->cluster.certificate, b->cluster.certificate) && same(a->cluster.key, b->cluster.key) &&
+           same(a->cluster.ca, b->cluster.ca) && same(a->cluster.secret, b->cluster.secret) &&
+           a->cluster.heartbeat_ms == b->cluster.heartbeat_ms && a->cluster.lease_ms == b->cluster.lease_ms &&
+           a->cluster.fence_ms == b->cluster.fence_ms && a->cluster.max_queue == b->cluster.max_queue;
+}
+
+static bool same_postgres(const struct config *a, const struct config *b)
+{
+    bool equal = a->postgres_count == b->postgres_count;
+    for (size_t i = 0; i < a->postgres_count && equal; i++)
+        equal = same(a->postgres[i].conninfo, b->postgres[i].conninfo);
+    return equal;
+}
+
+static bool same_redis(const struct config *a, const struct config *b)
+{
+    bool equal = a->redis_count == b->redis_count && same(a->registry.sentinel, b->registry.sentinel) &&
+                 same(a->registry.user, b->registry.user) &&
+                 same(a->registry.password_file, b->registry.password_file) &&
+                 a->registry.max_queue == b->registry.max_queue && a->registry.pace == b->registry.pace;
+    for (size_t i = 0; i < a->redis_count && equal; i++)
+        equal = same(a->redis[i].address, b->redis[i].address) && a->redis[i].port == b->redis[i].port;
+    return equal;
+}
+
 /* What is opened once at the start stays as it was; an operator who changed it is told so. */
 static void warn_restart(const struct config *old, const struct config *new)
 {
@@ -221,6 +250,9 @@ static void warn_restart(const struct config *old, const struct config *new)
         {"storage.max_queued", old->storage.max_queued == new->storage.max_queued},
         {"storage.max_batch", old->storage.max_batch == new->storage.max_batch},
         {"control.socket", same(old->control.socket, new->control.socket)},
+        {"cluster", same_cluster(old, new)},
+        {"postgres", same_postgres(old, new)},
+        {"redis", same_redis(old, new)},
         {"c2s.parsers", old->c2s.parsers == new->c2s.parsers},
     };
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
