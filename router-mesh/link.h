@@ -9,10 +9,11 @@
  * Who is there is said by link_peers alone, from the ring. An incarnation that has been left out once must not be
  * listed again, so a draining node stays in the list until it is gone.
  *
- * Peers are authenticated twice: TLS with the cluster's own CA in both directions, where the server's certificate must
- * bear the peer's node name; then an HMAC with the cluster's secret over who speaks to whom (link_wire.h).
+ * Peers are authenticated twice: TLS with the cluster's own CA in both directions, where each one's certificate must
+ * bear its node name; then an HMAC with the cluster's secret over who speaks to whom (link_wire.h).
  *
- * This interface knows no transport. link_nng.c has it over nng; the simulator may have it without sockets.
+ * link.c knows no transport. There are two (link_transport.h): LINK_TLS is the one to use. LINK_NNG is there for
+ * comparison: it sees only the listener's certificate name and does not survive connections cut under load.
  */
 #ifndef ROOKERY_LINK_H
 #define ROOKERY_LINK_H
@@ -27,12 +28,16 @@ struct link;
 
 enum { LINK_SECRET_MIN = 16 };
 
+enum link_transport { LINK_TLS, LINK_NNG }; /* all nodes the same */
+
 struct link_config {
     uint32_t node;                      /* 1.. */
     uint64_t incarnation;               /* of this life of the process; never 0 */
     const char *name;                   /* the node's name; the certificate bears it as subject alternative name */
-    const char *listen;                 /* "address:port", "[address]:port" */
-    const char *certificate, *key, *ca; /* files, PEM; the certificate is for servers and clients */
+    enum link_transport transport;      /* 0: LINK_TLS */
+    const char *listen;                 /* "address:port", "[address]:port"; numeric */
+    const char *certificate, *key, *ca; /* files, PEM; the certificate is for servers and clients. LINK_TLS reads them
+                                           again for new connections when they have changed */
     const uint8_t *secret;              /* the same on all nodes; LINK_SECRET_MIN bytes or more */
     size_t secret_len;
     uint32_t max_queue_bytes; /* per peer, sent and not acknowledged; 0: 64 MiB */
@@ -54,7 +59,7 @@ struct link_peer {
     uint32_t node;
     uint64_t incarnation;
     const char *name;    /* what its certificate must bear */
-    const char *address; /* "host:port" */
+    const char *address; /* "host:port", "[address]:port" */
 };
 
 struct link_stats {

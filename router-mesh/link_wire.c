@@ -9,7 +9,7 @@
 #include <openssl/hmac.h>
 #include <stdio.h>
 
-enum { MAGIC = 0x524b, MAC = 32, NONCE = 16, HELLO_MAX = 512 };
+enum { MAGIC = 0x524b, MAC = 32, NONCE = 16 };
 
 void link_header_put(void *out, const struct link_header *h)
 {
@@ -113,7 +113,7 @@ void link_hello_put(struct buf *out, const struct link_hello *h, const void *sec
     mesh__hello__pack(&m, (uint8_t *)at + LINK_HEADER + 2);
     mac_of(at, LINK_HEADER + 2 + len, secret, secret_len, (uint8_t *)at + LINK_HEADER + 2 + len);
     buf_wrote(out, LINK_HEADER + 2 + len + MAC);
-    CHECK(out->len - start <= HELLO_MAX, "HELLO of %zu bytes", out->len - start);
+    CHECK(out->len - start <= LINK_HELLO_MAX, "HELLO of %zu bytes", out->len - start);
 }
 
 static const char *judge(const Mesh__Hello *m, const struct link_header *header, struct link_hello *out)
@@ -134,8 +134,8 @@ const char *link_hello_get(const void *p, size_t n, const void *secret, size_t s
     const uint8_t *at = p;
     uint8_t mac[MAC];
     struct link_header header;
-    if (n > HELLO_MAX || n < LINK_HEADER + 2 + MAC || !link_header_get(p, n, &header) || header.type != LINK_HELLO ||
-        n != LINK_HEADER + 2u + be_get16(at + LINK_HEADER) + MAC)
+    if (n > LINK_HELLO_MAX || n < LINK_HEADER + 2 + MAC || !link_header_get(p, n, &header) ||
+        header.type != LINK_HELLO || n != LINK_HEADER + 2u + be_get16(at + LINK_HEADER) + MAC)
         return "malformed hello";
     mac_of(p, n - MAC, secret, secret_len, mac);
     if (!equal_const_time(mac, at + n - MAC, MAC))

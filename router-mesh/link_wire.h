@@ -21,6 +21,7 @@ enum {
     LINK_VERSION = 1, /* of what this file describes */
     LINK_HEADER = 72,
     LINK_RECORD = 16,
+    LINK_HELLO_MAX = 512,
     LINK_UNICODE_MAX = 32,
 };
 
