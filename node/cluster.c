@@ -2,12 +2,14 @@
 
 #include "link.h"
 #include "membership_pg.h"
+#include "metrics.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -229,6 +231,7 @@ void cluster_join(struct node *n)
     tell_link(c, c->ring);
     tell_workers(c, c->ring);
     pthread_mutex_unlock(&c->lock);
+    metrics_collector_add(cluster_metrics, n);
 }
 
 static bool link_idle(struct cluster *c)
@@ -242,6 +245,7 @@ static bool link_idle(struct cluster *c)
 void cluster_leave(struct node *n)
 {
     struct cluster *c = n->cluster;
+    metrics_collector_remove(cluster_metrics, n);
     pthread_mutex_lock(&c->lock);
     c->workers_ready = false; /* they are gone */
     pthread_mutex_unlock(&c->lock);
@@ -269,9 +273,28 @@ struct link *cluster_link(struct cluster *c)
     return c->link;
 }
 
-uint64_t cluster_incarnation(const struct cluster *c)
+struct ring *cluster_ring(struct cluster *c)
 {
-    return c->incarnation;
+    pthread_mutex_lock(&c->lock);
+    struct ring *r = c->ring ? ring_ref(c->ring) : NULL;
+    pthread_mutex_unlock(&c->lock);
+    return r;
+}
+
+bool cluster_lease_ok(struct cluster *c)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    uint64_t now_ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+    return membership_lease_ok(membership_pg_logic(c->membership), now_ms);
+}
+
+const char *cluster_unwell(struct cluster *c)
+{
+    struct ring *r = cluster_ring(c);
+    bool member = r && ring_alive(r, c->node->id, c->incarnation);
+    ring_unref(&r);
+    return !member ? "no member of the ring" : !cluster_lease_ok(c) ? "database" : NULL;
 }
 
 void cluster_poke(struct cluster *c, uint64_t epoch)

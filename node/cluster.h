@@ -23,8 +23,12 @@ void cluster_close(struct cluster **c);
 
 /* Any thread. */
 struct link *cluster_link(struct cluster *c);
-uint64_t cluster_incarnation(const struct cluster *c);
-void cluster_poke(struct cluster *c, uint64_t epoch); /* a newer ring exists */
+struct ring *cluster_ring(struct cluster *c);  /* the one that the workers were given last, a reference; NULL: none */
+bool cluster_lease_ok(struct cluster *c);      /* the control database has answered lately */
+const char *cluster_unwell(struct cluster *c); /* why new clients should not come here, static text; NULL: they may */
+unsigned cluster_slots(const struct ring *r, uint32_t node); /* how many are a node's; cluster_metrics.c */
+void cluster_metrics(struct buf *out, void *node);           /* a collector; cluster_metrics.c */
+void cluster_poke(struct cluster *c, uint64_t epoch);        /* a newer ring exists */
 /* Main thread (worker 0): who is home, in its ring. NULL: this node is alone. Good until the loop's turn ends. */
 const struct ring_member *cluster_home(const struct node *n, const struct jid *jid);
 

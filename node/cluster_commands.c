@@ -8,16 +8,6 @@
 
 /* ---- cluster ---- */
 
-static unsigned slot_count(const struct ring *r, uint32_t node)
-{
-    uint64_t map[RING_BITMAP_WORDS];
-    unsigned n = 0;
-    ring_slots(r, node, map);
-    for (size_t i = 0; i < RING_BITMAP_WORDS; i++)
-        n += (unsigned)__builtin_popcountll(map[i]);
-    return n;
-}
-
 static json_t *member(const struct node *n, const struct ring *r, const struct ring_member *m)
 {
     struct link_stats st;
@@ -27,7 +17,7 @@ static json_t *member(const struct node *n, const struct ring *r, const struct r
     json_object_set_new(o, "incarnation", json_integer((json_int_t)m->incarnation));
     json_object_set_new(o, "address", json_string(m->address));
     json_object_set_new(o, "workers", json_integer(m->workers));
-    json_object_set_new(o, "slots", json_integer(slot_count(r, m->node)));
+    json_object_set_new(o, "slots", json_integer(cluster_slots(r, m->node)));
     json_object_set_new(o, "self", json_boolean(m->node == n->id));
     if (m->node == n->id || !link_stats(cluster_link(n->cluster), m->node, &st))
         return o;

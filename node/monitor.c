@@ -1,8 +1,9 @@
 #include "monitor.h"
 
+#include "cluster.h"
 #include "metrics.h"
-#include "worker.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -30,6 +31,36 @@ static void print_process(struct buf *out)
         fclose(f);
 }
 
+struct shard_family {
+    const char *name, *type, *help;
+    size_t value; /* a uint64_t in struct store_shard_stats */
+};
+
+static const struct shard_family shard_families[] = {
+    {"store_shard_up", "gauge", "0: writes wait until the database is back", offsetof(struct store_shard_stats, up)},
+    {"store_shard_transactions_total", "counter", "committed", offsetof(struct store_shard_stats, transactions)},
+    {"store_shard_fenced_total", "counter", "refused: this node did not know the newest ring",
+     offsetof(struct store_shard_stats, fenced)},
+    {"store_shard_reconnects_total", "counter", "connections for writing, but the first",
+     offsetof(struct store_shard_stats, reconnects)},
+};
+
+/* Shards are counted from 1, as in the log. */
+static void print_shards(struct buf *out, struct store *st)
+{
+    size_t count = store_shards(st);
+    for (size_t f = 0; f < sizeof shard_families / sizeof *shard_families && count; f++) {
+        const struct shard_family *sf = &shard_families[f];
+        metrics_family(out, sf->name, sf->type, sf->help);
+        for (size_t i = 0; i < count; i++) {
+            char number[24];
+            struct store_shard_stats stats = store_shard_stats(st, i);
+            snprintf(number, sizeof number, "%zu", i + 1);
+            metrics_sample(out, sf->name, (double)*(uint64_t *)((char *)&stats + sf->value), "shard", number, NULL);
+        }
+    }
+}
+
 static void on_metrics(void *arg, struct http_response *out)
 {
     const struct node *n = arg;
@@ -39,6 +70,7 @@ static void on_metrics(void *arg, struct http_response *out)
     metrics_family(&out->body, "workers", "gauge", "event loops");
     metrics_sample(&out->body, "workers", n->worker_count, NULL);
     metrics_print(&out->body);
+    print_shards(&out->body, n->store);
     print_process(&out->body);
 }
 
@@ -47,6 +79,8 @@ static void on_health(void *arg, struct http_response *out)
 {
     struct node *n = arg;
     const char *unwell = atomic_load(&n->unwell);
+    if (!unwell && n->cluster)
+        unwell = cluster_unwell(n->cluster);
     out->status = unwell ? 503 : 200;
     buf_printf(&out->body, "%s\n", unwell ? unwell : "ok");
 }

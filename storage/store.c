@@ -639,6 +639,16 @@ void store_fence_set(struct store *s, const struct store_fence *f)
         s->driver->fence(s->db, f);
 }
 
+size_t store_shards(const struct store *s)
+{
+    return s->driver->shards ? s->driver->shards(s->db) : 0;
+}
+
+struct store_shard_stats store_shard_stats(const struct store *s, size_t shard)
+{
+    return s->driver->stats(s->db, shard);
+}
+
 const uint8_t *store_secret(const struct store *s)
 {
     return s->secret;

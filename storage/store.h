@@ -240,6 +240,15 @@ typedef void store_sessions_fn(void *arg, enum err e, const struct session_recor
 void store_session_jids(struct store_client *c, uint32_t node, uint64_t incarnation, uint64_t after_session,
                         size_t limit, store_sessions_fn *, void *arg);
 
+struct store_shard_stats {
+    uint64_t up; /* 0: writes wait until the database is back; 1 also while there is nothing to write */
+    uint64_t transactions, fenced; /* writes that were committed; that were refused because of the fence */
+    uint64_t reconnects;           /* of the connection that writes */
+};
+/* postgres: how many shards there are, and how one is doing; other drivers have none. Any thread. */
+size_t store_shards(const struct store *s);
+struct store_shard_stats store_shard_stats(const struct store *s, size_t shard);
+
 /* One random secret per installation, made at creation: fake SCRAM salts, later dialback. Ready after store_open. */
 const uint8_t *store_secret(const struct store *s); /* 32 bytes */
 

@@ -135,6 +135,9 @@ struct store_driver {
     void (*submit)(void *db, struct store_req *first, struct store_req *last);
     /* store_fence_set; NULL: the driver has no fence. */
     void (*fence)(void *db, const struct store_fence *f);
+    /* store_shards, store_shard_stats; NULL: the driver has none. */
+    size_t (*shards)(const void *db);
+    struct store_shard_stats (*stats)(const void *db, size_t shard);
     /* Finishes what was submitted. */
     void (*close)(void *db);
 };

@@ -167,7 +167,9 @@ struct shard {
     uint32_t max_batch;
     struct log log;
     pthread_t writer, readers[PG_READERS];
-    atomic_uint reconnects; /* of the writer */
+    atomic_uint reconnects;             /* of the writer */
+    atomic_bool away;                   /* the writer waits for the database */
+    atomic_ullong transactions, fenced; /* committed; refused */
 
     pthread_mutex_t lock;
     pthread_cond_t for_writer, for_readers;

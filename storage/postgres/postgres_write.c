@@ -68,9 +68,11 @@ static bool connected(struct writer *w)
         if (!backoff_ms) /* once for each outage */
             log_warn(&w->c.log, "database away", "error", why ? why : "lost again");
         free(why);
+        atomic_store(&w->shard->away, true);
         if (!shard_pause(w->shard, &backoff_ms))
             return false;
     }
+    atomic_store(&w->shard->away, false);
     if (backoff_ms)
         log_info(&w->c.log, "database back");
     if (!first)
@@ -248,12 +250,16 @@ static void batch_run(struct writer *w, struct store_req **ops, size_t n)
         }
         switch (batch_try(w, ops, n)) {
         case COMMITTED:
+            atomic_fetch_add(&w->shard->transactions, 1);
             return;
         case LOST:
-            if (recalled(w, ops, n))
+            if (recalled(w, ops, n)) {
+                atomic_fetch_add(&w->shard->transactions, 1);
                 return;
+            }
             break;
         case FENCED:
+            atomic_fetch_add(&w->shard->fenced, 1);
             if (!fence_wait(w)) {
                 fail_all(ops, n, ERR_FENCED);
                 return;

@@ -377,6 +377,22 @@ static void pg_fence(void *arg, const struct store_fence *f)
     }
 }
 
+static size_t pg_shards(const void *arg)
+{
+    return ((const struct postgres *)arg)->count;
+}
+
+static struct store_shard_stats pg_stats(const void *arg, size_t shard)
+{
+    const struct shard *s = ((const struct postgres *)arg)->shards[shard];
+    return (struct store_shard_stats){
+        .up = !atomic_load(&s->away),
+        .transactions = atomic_load(&s->transactions),
+        .fenced = atomic_load(&s->fenced),
+        .reconnects = atomic_load(&s->reconnects),
+    };
+}
+
 static struct shard *shard_new(const struct store_config *c, unsigned index)
 {
     struct shard *s = xcalloc(1, sizeof *s);
@@ -479,5 +495,7 @@ const struct store_driver store_postgres = {
     .open = pg_open,
     .submit = pg_submit,
     .fence = pg_fence,
+    .shards = pg_shards,
+    .stats = pg_stats,
     .close = pg_close,
 };
