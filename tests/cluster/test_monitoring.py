@@ -79,7 +79,7 @@ def test_metrics_of_peers(cluster, login):
         assert after[a][at("link_up", b)] == 1 and 0 < after[a][at("link_rtt_seconds", b)] < 1
     for node in NODES:
         for name in ("link_frames_out_total", "link_bytes_out_total", "link_frames_in_total", "link_bytes_in_total"):
-            assert sum(after[node][at(name, p)] - before[node][at(name, p)] for p in NODES if p != node) > 10, name
+            assert sum(after[node][at(name, p)] - before[node][at(name, p)] for p in NODES if p != node) > 0, name
 
 
 def test_metrics_of_storage(cluster, login):
