@@ -141,6 +141,7 @@ static void test_fence_epoch(void **state)
     store_fence_set(f->s, &fence);
     assert_int_equal(put(w, kept, item(1, 0, "b@b.example")), OK);
     assert_int_equal(put(w, lost, item(1, 0, "b@b.example")), OK);
+    assert_int_equal(store_shard_stats(f->s, 0).transactions, 4); /* with the two accounts */
     sql(f, "update fence set epoch = 6");
     put_async(w, lost, item(2, 0, "b@b.example"), on_done, &a);
     put_async(w, kept, item(2, 0, "b@b.example"), on_done, &b);
@@ -161,6 +162,8 @@ static void test_fence_epoch(void **state)
     assert_int_equal(create(w, "new@a.example"), OK); /* administration may come to any node */
     assert_int_equal(sql(f, "select count(*) from archive"), 3);
     assert_int_equal(load(w, "lost@a.example").last_id, 1); /* reads go on */
+    assert_int_equal(store_shard_stats(f->s, 0).transactions, 6);
+    assert_int_equal(store_shard_stats(f->s, 0).fenced, 1);
 }
 
 /* Whoever takes the fence away waits for a batch that runs, and a batch that comes meanwhile for him. */
@@ -344,13 +347,18 @@ static void test_away(void **state)
     put_async(f->w, owner, item(1, 0, "b@b.example"), on_done, &a);
     store_account_load(f->w->c, jid(f->w, "alice@a.example"), 0, on_account, &b);
     put_async(f->w, owner + 1000, item(1, 0, "b@b.example"), on_done, &gone);
+    assert_true(store_shard_stats(f->s, 0).up);
     assert_false(answered_within(&a, 700));
+    assert_false(store_shard_stats(f->s, 0).up);
     pg_start(&server);
     until(&gone);
     assert_int_equal(a.e, OK);
     assert_int_equal(b.e, OK);
     assert_int_equal(b.data.last_id, 1);
     assert_int_equal(gone.e, ERR_NOT_FOUND);
+    assert_true(store_shard_stats(f->s, 0).up);
+    assert_int_equal(store_shard_stats(f->s, 0).reconnects, 1);
+    assert_int_equal(store_shards(f->s), 1);
 }
 
 /* A commit that no standby has confirmed is none: even when somebody cancels the wait for it. */
