@@ -44,7 +44,11 @@ static struct options {
          .body = 100,
          .ack_every = 1};
 
-static struct client_config config;
+enum { NODES_MAX = 64 };
+
+static struct client_config config,
+    nodes[NODES_MAX]; /* nodes: config with each port; user N connects to the N-th, modulo */
+static unsigned node_count;
 static struct processes server;
 static _Atomic int phase;
 static uint64_t run_start; /* written before phase becomes RUN */
@@ -111,7 +115,8 @@ static void open_slot(struct lane *lane, unsigned slot, unsigned user)
     lane->peers[slot].was_ready = false;
     lane->logging_in++;
     lane->alive++;
-    client_open(&lane->clients[slot], &config, &scenario->ops, lane->epoll_fd, user, &lane->keys[user]);
+    client_open(&lane->clients[slot], &nodes[user % node_count], &scenario->ops, lane->epoll_fd, user,
+                &lane->keys[user]);
 }
 
 static void on_ready(struct client *c)
@@ -501,9 +506,15 @@ static uint64_t drain(void)
     return last;
 }
 
+static void want_presence(void)
+{
+    for (unsigned i = 0; i < node_count; i++)
+        nodes[i].presence = true;
+}
+
 static int chat(void)
 {
-    config.presence = true;
+    want_presence();
     connect_all(2 * (unsigned)opt.pairs);
     double cpu = processes_cpu(&server), own = own_cpu();
     run_start = now_ns();
@@ -556,7 +567,7 @@ static int login(void)
 static int idle(void)
 {
     unsigned sessions = ((unsigned)opt.sessions + 1) / 2 * 2;
-    config.presence = true;
+    want_presence();
     double before = processes_pss(&server), login_cpu = processes_cpu(&server), own = own_cpu();
     connect_all(sessions);
     login_cpu = cpu_since(login_cpu);
@@ -601,7 +612,7 @@ static const struct setting {
     const char *about;
 } settings[] = {
     {"host", TEXT, &opt.host, .about = "server's address"},
-    {"port", TEXT, &opt.port, .about = "its port"},
+    {"port", TEXT, &opt.port, .about = "its port, or PORT,PORT...: the nodes of a cluster, users are spread over them"},
     {"domain", TEXT, &opt.domain, .about = "domain of the accounts user0, user1, ..."},
     {"password", TEXT, &opt.password, .about = "password of them all"},
     {"pid", TEXT, &opt.pids, .about = "PID[,PID]... of the server: measure its CPU time and memory"},
@@ -684,23 +695,35 @@ static bool parse(int argc, char **argv)
     return scenario && !(opt.relay && (scenario->conduct == login || opt.sm));
 }
 
-static bool configure(void)
+/* A node for each of the ports. */
+static bool find_nodes(void)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
-    int e = getaddrinfo(opt.host, opt.port, &hints, &found);
-    if (e) {
-        fprintf(stderr, "rookery-load: %s: %s\n", opt.host, gai_strerror(e));
-        return false;
+    char ports[512], *rest = ports, *port;
+    snprintf(ports, sizeof ports, "%s", opt.port);
+    while ((port = strsep(&rest, ",")) && node_count < NODES_MAX) {
+        int e = getaddrinfo(opt.host, port, &hints, &found);
+        if (e) {
+            fprintf(stderr, "rookery-load: %s, port %s: %s\n", opt.host, port, gai_strerror(e));
+            return false;
+        }
+        struct client_config *n = &nodes[node_count++];
+        *n = config;
+        memcpy(&n->addr, found->ai_addr, found->ai_addrlen);
+        n->addr_len = found->ai_addrlen;
+        freeaddrinfo(found);
     }
+    return true;
+}
+
+static bool configure(void)
+{
     config = (struct client_config){.domain = opt.domain,
                                     .password = opt.password,
                                     .plain = opt.plain,
                                     .sm = opt.sm,
                                     .direct_tls = opt.direct || opt.relay,
                                     .relay = opt.relay};
-    memcpy(&config.addr, found->ai_addr, found->ai_addrlen);
-    config.addr_len = found->ai_addrlen;
-    freeaddrinfo(found);
     config.tls = SSL_CTX_new(TLS_client_method());
     if (!config.tls || SSL_CTX_set_ciphersuites(config.tls, opt.cipher) != 1) {
         fprintf(stderr, "rookery-load: %s: no such cipher suite\n", opt.cipher);
@@ -708,7 +731,7 @@ static bool configure(void)
     }
     SSL_CTX_set_mode(config.tls,
                      SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    return RAND_bytes((unsigned char *)&run_id, sizeof run_id) == 1;
+    return find_nodes() && RAND_bytes((unsigned char *)&run_id, sizeof run_id) == 1;
 }
 
 int main(int argc, char **argv)
