@@ -181,6 +181,8 @@ static int bio_write(BIO *b, const char *p, int n)
 {
     struct conn *c = BIO_get_data(b);
     BIO_clear_retry_flags(b);
+    if (c->out.len > 2u * (RUN_MAX + c->carrier->link->max_message))
+        return -1; /* only by answers to key updates, of a peer that does not read */
     buf_add(&c->out, p, (size_t)n);
     return n;
 }
@@ -589,6 +591,8 @@ static void on_arrival(void *arg, unsigned events)
         inlet_refuse(in, why);
     if (!why && a->conn.open)
         why = arrival_read(a);
+    if (!why)
+        why = conn_flush(&a->conn, false); /* answers to key updates */
     if (!why && in->state != INLET_REFUSED)
         return;
     if (in->peer)

@@ -3,6 +3,9 @@
 #include "link_rig.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -289,6 +292,84 @@ static void test_silent_holders(void **state)
     part();
 }
 
+static bool closed(int fd)
+{
+    char byte;
+    ssize_t n = recv(fd, &byte, 1, MSG_DONTWAIT);
+    return !n || (n < 0 && errno != EAGAIN);
+}
+
+/* The oldest make room at once, the others have five seconds. */
+static void test_silent_holders_leave(void **state)
+{
+    (void)state;
+    meet();
+    int fds[100];
+    for (int i = 0; i < 100; i++)
+        fds[i] = connect_to(b.port, "");
+    rig_send(&a, &b, 0, 100, 300);
+    assert_true(rig_wait(&b, &a, 100, 10));
+    sleep_ms(1000);
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(closed(fds[i]), i < 36);
+    sleep_ms(4500);
+    for (int i = 0; i < 100; i++) {
+        assert_true(closed(fds[i]));
+        close(fds[i]);
+    }
+    assert_true(b.up[1]);
+    part();
+}
+
+/* A TLS client that says these n bytes: the reason in the alert that b ends the connection with, 0 without one. */
+static int tls_end(const char *certificate, const char *key, const char *says, size_t n)
+{
+    char byte;
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+    if (certificate) {
+        assert_int_equal(SSL_CTX_use_certificate_file(ctx, certificate, SSL_FILETYPE_PEM), 1);
+        assert_int_equal(SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM), 1);
+    }
+    SSL *ssl = SSL_new(ctx);
+    int fd = connect_to(b.port, "");
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){2, 0}, sizeof(struct timeval));
+    SSL_set_fd(ssl, fd);
+    assert_int_equal(SSL_connect(ssl), 1);
+    SSL_write(ssl, says, (int)n);
+    ERR_clear_error();
+    errno = 0;
+    assert_true(SSL_read(ssl, &byte, 1) <= 0);
+    assert_int_not_equal(errno, EAGAIN);
+    int reason = ERR_GET_REASON(ERR_peek_error());
+    SSL_free(ssl);
+    SSL_CTX_free(ctx);
+    close(fd);
+    return reason;
+}
+
+static void test_no_certificate(void **state)
+{
+    (void)state;
+    meet();
+    assert_int_equal(tls_end(NULL, NULL, "", 0), SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED);
+    assert_int_equal(tls_end(rig_file("foreign.pem"), rig_file("foreign.key"), "", 0), SSL_R_TLSV1_ALERT_UNKNOWN_CA);
+    part();
+}
+
+/* In front of the HELLO, where nothing long is expected; and one that is no HELLO. */
+static void test_first_words(void **state)
+{
+    (void)state;
+    static const char long_one[] = "\xff\xff\xff\xff", almost[4] = {0, 0, 2, 1}, other[12] = {0, 0, 0, 8};
+    meet();
+    tls_end(rig_file("node1.pem"), rig_file("node1.key"), long_one, 4);
+    tls_end(rig_file("node1.pem"), rig_file("node1.key"), almost, 4);
+    tls_end(rig_file("node1.pem"), rig_file("node1.key"), other, 12);
+    rig_send(&a, &b, 0, 100, 300);
+    assert_true(rig_wait(&b, &a, 100, 10));
+    part();
+}
+
 /* Node 3 with config x must get nothing through to b, nor b to it, while a and b go on. */
 static void stranger(const struct link_config *x, const char *name_of_b)
 {
@@ -517,6 +598,9 @@ int main(void)
     };
     const struct CMUnitTest more[] = {
         /* what nng 1.5.2 does not know */
+        cmocka_unit_test(test_silent_holders_leave),
+        cmocka_unit_test(test_no_certificate),
+        cmocka_unit_test(test_first_words),
         cmocka_unit_test(test_borrowed_certificate),
         cmocka_unit_test(test_renewed_certificate),
         cmocka_unit_test(test_host_name),
