@@ -12,6 +12,7 @@
  *   waits for that callback for ever. The reaper is one thread for all: from then on no connection of this process is
  *   torn down or made anew. It takes a few cut connections under load, or one message that is too long. Small messages
  *   (FLOW_MESSAGE_MAX is below one TLS record) only make it rarer.
+ *   In the same circumstances nng_send_aio has crashed too (bench/results/2026-11-21-link.md).
  * - A connect that gets no answer lasts for minutes, so a dialer is replaced when the peer does not confirm to hear us.
  * - The name in the certificate of one who comes in cannot be read.
  */
