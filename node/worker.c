@@ -83,6 +83,8 @@ void worker_send(struct worker *w, struct envelope **ep)
 {
     struct envelope *e = *ep;
     *ep = NULL;
+    if (w->ring && !e->epoch)
+        e->epoch = ring_epoch(w->ring);
     const struct ring_member *home = w->ring && for_sm(e) ? ring_owner(w->ring, jid_slot(e->jid)) : NULL;
     uint32_t node = home ? home->node : for_sm(e) ? w->node->id : e->to.node;
     if (node != w->node->id) {

@@ -90,7 +90,6 @@ void worker_mesh_flush(struct worker *w)
 /* Frames for nodes that are gone have no place any more. */
 static void outgoing_prune(struct worker *w)
 {
-    worker_mesh_flush(w);
     list_for_each_safe (l, &w->mesh->outgoing) {
         struct outgoing *o = container_of(l, struct outgoing, link);
         if (ring_find(w->ring, o->node))
@@ -114,8 +113,10 @@ static void frame_run(struct worker *w, const struct frame *f)
     size_t left = f->payload->len, used;
     do {
         struct envelope *e = env_unpack(p, left, &used);
-        if (e && (e->kind < ENV_KEYS || e->to.node == w->node->id))
+        if (e && (e->kind < ENV_KEYS || e->to.node == w->node->id)) {
+            e->epoch = f->epoch;
             worker_send(w, &e);
+        }
         env_free(&e);
         p += used;
         left -= used;
@@ -187,6 +188,7 @@ static void on_ring(struct inbox_msg *m, void *ctx)
     struct new_ring *n = container_of(m, struct new_ring, msg);
     struct ring *before = w->ring;
     mesh_of(w);
+    worker_mesh_flush(w); /* what was addressed by the old ring leaves as such */
     w->ring = n->ring;
     outgoing_prune(w);
     sm_ring(w->sm, w->ring, w->node->id, w->index);

@@ -59,6 +59,7 @@ struct envelope *env_again(struct envelope *e)
     *c = *e;
     c->arena = a;
     c->jid = jid;
+    c->epoch = 0;
     c->stanza = NULL;
     c->sender = e->sender ? jid_dup(a, e->sender) : NULL;
     c->target = e->target ? jid_dup(a, e->target) : NULL;

@@ -78,6 +78,7 @@ struct envelope {
     enum env_kind kind;
     struct addr from, to; /* from: where answers go */
     uint64_t session, seq, id;
+    uint64_t epoch; /* to a home: the ring by which it was addressed; worker_send says it, 0: not yet, or no cluster */
     uint32_t code, flags;
     uint64_t reg;    /* BIND is registration 0, each ENV_REGISTER of a session counts on */
     uint64_t origin; /* messages: hash of XEP-0359 origin-id, 0: none */

@@ -149,7 +149,7 @@ enum err link_send(struct link *l, uint32_t node, uint16_t worker, uint64_t epoc
         return ERR_INVALID;
     pthread_rwlock_rdlock(&l->lock);
     struct peer *p = peer_find(l, node);
-    enum err e = p ? send_to(l, p, worker, epoch, payload) : ERR_NOT_FOUND;
+    enum err e = p && epoch >= p->since ? send_to(l, p, worker, epoch, payload) : ERR_NOT_FOUND;
     pthread_rwlock_unlock(&l->lock);
     return e;
 }
@@ -390,12 +390,13 @@ struct change {
     size_t come_count, gone_count;
 };
 
-static struct peer *peer_new(struct link *l, const struct link_peer *from)
+static struct peer *peer_new(struct link *l, const struct link_peer *from, uint64_t epoch)
 {
     struct peer *p = xcalloc(1, sizeof *p);
     p->owner = l;
     p->node = from->node;
     p->incarnation = from->incarnation;
+    p->since = epoch;
     p->name = xstrdup(from->name);
     p->address = xstrdup(from->address);
     p->redial_ms = SILENCE_MS;
@@ -462,7 +463,7 @@ void link_peers(struct link *l, uint64_t epoch, const struct link_peer *peers, s
     for (size_t i = 0; i < n; i++) {
         struct peer *p = peer_find(l, peers[i].node);
         if (!p || p->incarnation != peers[i].incarnation)
-            c->come[c->come_count++] = p = peer_new(l, &peers[i]);
+            c->come[c->come_count++] = p = peer_new(l, &peers[i], epoch);
         now[i] = p;
     }
     for (size_t i = 0; i < l->peer_count; i++) {

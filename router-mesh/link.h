@@ -83,7 +83,8 @@ void link_free(struct link **l);
 void link_peers(struct link *l, uint64_t epoch, const struct link_peer *peers, size_t n);
 
 /* Sends *payload, which is consumed and empty afterwards. Any thread; never blocks. Otherwise *payload is untouched:
- *   ERR_NOT_FOUND  no such peer
+ *   ERR_NOT_FOUND  no such peer, or none at this epoch: a sender that has not heard of a new incarnation yet means the
+ *                  one before, and what it says may be the middle of something that this one has not seen begin
  *   ERR_INVALID    longer than max_frame_bytes
  *   ERR_LIMIT      max_queue_bytes are waiting for this peer. That is the hard end: to get no frame refused, stop
  *                  reading from clients when link_queue_bytes passes a part of it (a quarter, say) */

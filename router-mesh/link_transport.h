@@ -21,6 +21,7 @@ struct peer {
     struct link *owner;
     uint32_t node;
     uint64_t incarnation;
+    uint64_t since; /* the epoch that brought it: what was addressed before is for another incarnation */
     char *name, *address;
     struct link_flow flow;
     struct buf hello;      /* to go first on the connection */

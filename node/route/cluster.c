@@ -365,6 +365,19 @@ static void note_gained(struct sm *s, const struct ring *before)
     s->ring_ms = now;
 }
 
+static void note_since(struct sm *s, const struct ring *before, bool gap)
+{
+    uint64_t had[RING_BITMAP_WORDS] = {0}, have[RING_BITMAP_WORDS];
+    if (!before)
+        return; /* the link brings nothing that was meant for a node's life before */
+    if (!gap)
+        ring_slots(before, s->node, had);
+    ring_slots(s->ring, s->node, have);
+    for (unsigned i = 0; i < RING_SLOTS; i++)
+        if ((have[i / 64] & ~had[i / 64]) >> i % 64 & 1)
+            s->since[i] = ring_epoch(s->ring);
+}
+
 static void abandon_foreign(struct sm *s, bool all)
 {
     hash_for_each (n, &s->accounts) {
@@ -385,6 +398,7 @@ void sm_ring(struct sm *s, struct ring *r, uint32_t node, uint16_t worker)
     s->worker = worker;
     abandon_foreign(s, gap);
     note_gained(s, gap ? NULL : before);
+    note_since(s, before, gap);
     check_sessions(s);
     take_over(s, before);
     ring_unref(&before);

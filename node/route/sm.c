@@ -463,6 +463,10 @@ static bool handle_no_account(struct sm *s, struct envelope *e)
 
 void sm_handle(struct sm *s, struct envelope **ep)
 {
+    if (s->ring && (*ep)->session && (*ep)->jid && (*ep)->epoch < s->since[jid_slot((*ep)->jid)]) {
+        env_free(ep);
+        return;
+    }
     if ((*ep)->kind == ENV_AUTH) {
         handle_auth(s, ep);
         return;

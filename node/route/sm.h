@@ -131,6 +131,7 @@ struct sm {
     uint16_t worker;
     uint64_t ring_ms;                   /* when it came */
     uint64_t gained[RING_BITMAP_WORDS]; /* slots that came to this node in the last moments */
+    uint64_t since[RING_SLOTS];         /* the epoch with which each of its slots came back; 0: it came with the node */
     struct list abandoned;              /* accounts */
     struct list changed;                /* sessions whose state c2s does not have */
     struct list lost;                   /* sessions */
@@ -149,7 +150,8 @@ void sm_flush(struct sm *s);      /* writes dirty watermarks now (shutdown) */
 
 /* The ring has changed (or is there for the first time: from now on this sm is part of a cluster); keeps a reference.
  * Every epoch is to be given: after a gap all accounts are abandoned. Envelopes are only given for slots of this node
- * and worker. */
+ * and worker. What a session sent by a ring from before its slot came (back) is dropped: with what it had sent
+ * before that it is sent again, and the second half alone would make the first half look like a repetition. */
 void sm_ring(struct sm *s, struct ring *r, uint32_t node, uint16_t worker);
 
 /* An envelope of the first half of enum env_kind. Consumes *e. */

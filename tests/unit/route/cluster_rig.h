@@ -225,6 +225,8 @@ static inline struct envelope *from_node(enum env_kind kind, const struct jid *j
 
 static inline void rig_give(struct rig *r, struct envelope *e)
 {
+    if (!e->epoch)
+        e->epoch = r->epoch;
     sm_handle(r->sm, &e);
 }
 

@@ -53,6 +53,46 @@ static void test_a_gap_of_epochs(void **state)
     assert_int_equal(r->sm->sessions.count, 0); /* another home may have been there */
 }
 
+static void rig_message_by(struct rig *r, uint64_t epoch, uint64_t seq, const char *text)
+{
+    uint64_t now = r->epoch;
+    r->epoch = epoch;
+    rig_message(r, 7, seq, text);
+    r->epoch = now;
+}
+
+/* What was lost while the slot was elsewhere comes again in front of it. */
+static void test_late_after_the_slot_was_elsewhere(void **state)
+{
+    struct rig *r = *state;
+    for (unsigned gap = 0; gap < 2; gap++) {
+        uint64_t seq = 3 * gap + 1, before = r->epoch;
+        rig_message(r, 7, seq, "first");
+        if (gap)
+            r->epoch++;
+        else
+            rig_ring(r, "23"); /* and nobody hears whether it was stored; here it was not */
+        rig_ring(r, "123");
+        rig_message_by(r, before, seq + 1, "second");
+        rig_run(r);
+        none(r, ENV_COMMITTED, 7);
+        rig_message(r, 7, seq + 1, "second");
+        rig_run(r);
+        committed(r, 7, seq + 1, ENV_ROUTE);
+    }
+}
+
+/* A change that leaves the slot where it is: nobody would send it again. */
+static void test_late_but_at_home(void **state)
+{
+    struct rig *r = *state;
+    uint64_t before = r->epoch;
+    rig_ring(r, "12");
+    rig_message_by(r, before, 1, "x");
+    rig_run(r);
+    committed(r, 7, 1, ENV_ROUTE);
+}
+
 static void test_fenced(void **state)
 {
     struct rig *r = *state;
@@ -688,6 +728,8 @@ int main(void)
         TEST(abandoned_with_a_write_under_way),
         TEST(abandoned_while_it_loads),
         TEST(a_gap_of_epochs),
+        TEST(late_after_the_slot_was_elsewhere),
+        TEST(late_but_at_home),
         TEST(fenced),
         TEST(fenced_answers),
         TEST(repetition_waits_for_the_first),

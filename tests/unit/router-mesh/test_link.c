@@ -87,6 +87,25 @@ static void test_who_is_no_peer(void **state)
     part();
 }
 
+/* A sender that has not heard of a new incarnation means the old one. */
+static void test_what_was_meant_for_another_incarnation(void **state)
+{
+    (void)state;
+    rig_start(&a, 1, 11, NULL);
+    rig_start(&b, 2, 22, NULL);
+    char address[32];
+    struct buf f = {0};
+    snprintf(address, sizeof address, "127.0.0.1:%u", b.port);
+    link_peers(a.link, 7, &(struct link_peer){2, 21, "node2", address}, 1);
+    link_peers(a.link, 9, &(struct link_peer){2, 22, "node2", address}, 1);
+    link_peers(a.link, 10, &(struct link_peer){2, 22, "node2", address}, 1);
+    buf_str(&f, "text");
+    assert_int_equal(link_send(a.link, 2, 0, 8, &f), ERR_NOT_FOUND);
+    assert_int_equal(f.len, 4);
+    assert_int_equal(link_send(a.link, 2, 0, 9, &f), OK);
+    part();
+}
+
 static void test_newer_epoch_is_told(void **state)
 {
     (void)state;
@@ -584,6 +603,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_both_ways),
         cmocka_unit_test(test_who_is_no_peer),
+        cmocka_unit_test(test_what_was_meant_for_another_incarnation),
         cmocka_unit_test(test_newer_epoch_is_told),
         cmocka_unit_test(test_restart),
         cmocka_unit_test(test_late_ring),
