@@ -278,7 +278,7 @@ void worker_free(struct worker *w)
     sm_free(&w->sm);
     if (w->registry)
         registry_free(&w->registry);
-    worker_mesh_free(&w->mesh);
+    worker_mesh_free(w);
     store_client_free(&w->store);
     inbox_free(&w->inbox);
     conn_io_free(&w->io);

@@ -6,13 +6,23 @@
 
 #include <stdlib.h>
 
-enum { FRAME_FULL = 64 * 1024 }; /* then it leaves without waiting for the end of the turn */
+enum {
+    FRAME_FULL = 64 * 1024, /* then it leaves without waiting for the end of the turn */
+    CONGESTION_CHECK_MS = 20,
+};
 
 /* What leaves for one worker of another node. */
 struct outgoing {
     struct list link;
     uint32_t node;
     uint16_t worker;
+    struct buf frame;
+    struct list held; /* struct held: what the link had no room for */
+};
+
+struct held {
+    struct list link;
+    uint64_t epoch;
     struct buf frame;
 };
 
@@ -25,8 +35,9 @@ struct frame {
 };
 
 struct worker_mesh {
-    struct list outgoing; /* struct outgoing */
-    struct list early;    /* struct frame, in order of arrival */
+    struct list outgoing;   /* struct outgoing */
+    struct list early;      /* struct frame, in order of arrival */
+    struct timer congested; /* runs while clients are not read because a peer's queue is long */
 };
 
 static struct worker_mesh *mesh_of(struct worker *w)
@@ -41,17 +52,79 @@ static struct worker_mesh *mesh_of(struct worker *w)
 
 /* ---- out ---- */
 
-static void frame_send(struct worker *w, struct outgoing *o)
+static void congestion_check(void *arg);
+
+/* False: no room now. Otherwise *frame is empty. */
+static bool leaves(struct worker *w, const struct outgoing *o, uint64_t epoch, struct buf *frame)
 {
     static const struct log log = {"mesh", 0};
     struct link *link = cluster_link(w->node->cluster);
-    if (!o->frame.len)
-        return;
-    enum err e = !link ? ERR_CLOSED : link_send(link, o->node, o->worker, ring_epoch(w->ring), &o->frame);
+    enum err e = !link ? ERR_CLOSED : link_send(link, o->node, o->worker, epoch, frame);
+    if (e == ERR_LIMIT)
+        return false;
     if (e != OK && e != ERR_NOT_FOUND &&
         e != ERR_CLOSED) /* a node that is gone: what matters is sent again when the ring says so */
         log_error(&log, "frame-dropped", "node", log_num(o->node), "error", err_name(e));
-    buf_free(&o->frame); /* empty when it was sent */
+    buf_free(frame);
+    return true;
+}
+
+static void held_free(struct held *h)
+{
+    list_del(&h->link);
+    buf_free(&h->frame);
+    free(h);
+}
+
+static void held_send(struct worker *w, struct outgoing *o)
+{
+    while (!list_empty(&o->held)) {
+        struct held *h = container_of(list_first(&o->held), struct held, link);
+        if (!leaves(w, o, h->epoch, &h->frame))
+            return;
+        held_free(h);
+    }
+}
+
+/* Above a quarter of what the link takes, clients are not read; below an eighth they are again. */
+static bool is_long(const struct worker *w, const struct outgoing *o, unsigned part)
+{
+    struct link *link = cluster_link(w->node->cluster);
+    return !list_empty(&o->held) ||
+           (link && link_queue_bytes(link, o->node) > w->node->config->cluster.max_queue / part);
+}
+
+static void frame_send(struct worker *w, struct outgoing *o)
+{
+    uint64_t epoch = ring_epoch(w->ring);
+    if (!o->frame.len)
+        return;
+    if (!list_empty(&o->held) || !leaves(w, o, epoch, &o->frame)) {
+        struct held *h = xcalloc(1, sizeof *h);
+        h->epoch = epoch;
+        h->frame = o->frame;
+        o->frame = (struct buf){0};
+        list_add_tail(&o->held, &h->link);
+    }
+    if (w->edge && !w->edge->congested && is_long(w, o, 4)) {
+        edge_congested(w->edge, true);
+        timer_start(w->loop, &w->mesh->congested, CONGESTION_CHECK_MS, congestion_check, w);
+    }
+}
+
+static void congestion_check(void *arg)
+{
+    struct worker *w = arg;
+    bool any = false;
+    list_for_each (l, &w->mesh->outgoing) {
+        struct outgoing *o = container_of(l, struct outgoing, link);
+        held_send(w, o);
+        any = any || is_long(w, o, 8);
+    }
+    if (any)
+        timer_start(w->loop, &w->mesh->congested, CONGESTION_CHECK_MS, congestion_check, w);
+    else
+        edge_congested(w->edge, false);
 }
 
 static struct outgoing *outgoing_for(struct worker_mesh *m, uint32_t node, uint16_t worker)
@@ -64,6 +137,7 @@ static struct outgoing *outgoing_for(struct worker_mesh *m, uint32_t node, uint1
     struct outgoing *o = xcalloc(1, sizeof *o);
     o->node = node;
     o->worker = worker;
+    list_init(&o->held);
     list_add_tail(&m->outgoing, &o->link);
     return o;
 }
@@ -87,6 +161,14 @@ void worker_mesh_flush(struct worker *w)
         frame_send(w, container_of(l, struct outgoing, link));
 }
 
+static void outgoing_free(struct outgoing *o)
+{
+    list_for_each_safe (l, &o->held)
+        held_free(container_of(l, struct held, link));
+    buf_free(&o->frame);
+    free(o);
+}
+
 /* Frames for nodes that are gone have no place any more. */
 static void outgoing_prune(struct worker *w)
 {
@@ -95,7 +177,7 @@ static void outgoing_prune(struct worker *w)
         if (ring_find(w->ring, o->node))
             continue;
         list_del(&o->link);
-        free(o);
+        outgoing_free(o);
     }
 }
 
@@ -208,17 +290,15 @@ void worker_ring(struct worker *w, struct ring *r)
     inbox_push(w->inbox, &n->msg);
 }
 
-void worker_mesh_free(struct worker_mesh **mp)
+void worker_mesh_free(struct worker *w)
 {
-    struct worker_mesh *m = *mp;
-    *mp = NULL;
+    struct worker_mesh *m = w->mesh;
+    w->mesh = NULL;
     if (!m)
         return;
-    list_for_each_safe (l, &m->outgoing) {
-        struct outgoing *o = container_of(l, struct outgoing, link);
-        buf_free(&o->frame);
-        free(o);
-    }
+    timer_stop(w->loop, &m->congested);
+    list_for_each_safe (l, &m->outgoing)
+        outgoing_free(container_of(l, struct outgoing, link));
     list_for_each_safe (l, &m->early)
         frame_free(container_of(l, struct frame, link));
     free(m);

@@ -11,6 +11,6 @@
 /* Packs e for a worker of another node. Consumes *e. */
 void worker_mesh_send(struct worker *w, uint32_t node, uint16_t worker, struct envelope **e);
 void worker_mesh_flush(struct worker *w);
-void worker_mesh_free(struct worker_mesh **m);
+void worker_mesh_free(struct worker *w);
 
 #endif

@@ -132,7 +132,8 @@ static struct peer *peer_find(struct link *l, uint32_t node)
 static enum err send_to(struct link *l, struct peer *p, uint16_t worker, uint64_t epoch, struct buf *payload)
 {
     size_t cost = flow_cost(payload->len);
-    if (atomic_fetch_add(&p->flow.queued, cost) + cost > l->max_queue) {
+    size_t before = atomic_fetch_add(&p->flow.queued, cost);
+    if (before && before + cost > l->max_queue) { /* one is always taken, however long */
         atomic_fetch_sub(&p->flow.queued, cost);
         return ERR_LIMIT;
     }

@@ -86,8 +86,8 @@ void link_peers(struct link *l, uint64_t epoch, const struct link_peer *peers, s
  *   ERR_NOT_FOUND  no such peer, or none at this epoch: a sender that has not heard of a new incarnation yet means the
  *                  one before, and what it says may be the middle of something that this one has not seen begin
  *   ERR_INVALID    longer than max_frame_bytes
- *   ERR_LIMIT      max_queue_bytes are waiting for this peer. That is the hard end: to get no frame refused, stop
- *                  reading from clients when link_queue_bytes passes a part of it (a quarter, say) */
+ *   ERR_LIMIT      max_queue_bytes are waiting for this peer; keep it and try again. Stop reading from clients before
+ * it comes to that, when link_queue_bytes passes a part of it (a quarter, say) */
 enum err link_send(struct link *l, uint32_t node, uint16_t worker, uint64_t epoch, struct buf *payload) WARN_UNUSED;
 
 /* Bytes sent to this peer and not acknowledged; 0: no such peer. Any thread, cheap. */

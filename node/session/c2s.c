@@ -564,6 +564,10 @@ static void on_silence(void *arg)
     struct c2s *c = arg;
     const struct config *cf = c->edge->config;
     uint64_t quiet = loop_mono_ms(c->edge->loop) - c->last_in_ms;
+    if (c->paused) { /* it is us who do not read */
+        c2s_alive(c);
+        return;
+    }
     if (quiet < cf->c2s.idle_ping_ms) {
         timer_start(c->edge->loop, &c->deadline, cf->c2s.idle_ping_ms - quiet, on_silence, c);
         return;
@@ -624,6 +628,15 @@ void edge_ring(struct edge *e, struct ring *r)
     hash_for_each (n, &e->streams)
         c2s_home_changed(container_of(n, struct c2s, node), before, r);
     ring_unref(&before);
+}
+
+void edge_congested(struct edge *e, bool on)
+{
+    e->congested = on;
+    if (on)
+        return;
+    hash_for_each (n, &e->streams)
+        c2s_read_on(container_of(n, struct c2s, node));
 }
 
 void edge_shutdown(struct edge *e)

@@ -112,6 +112,7 @@ void c2s_stream_error_with(struct c2s *c, enum stream_error e, const char *text,
 void c2s_end(struct c2s *c);                   /* closes politely; the session is over */
 void c2s_lost(struct c2s *c, const char *why); /* the connection is gone: detach if it may be resumed, else end */
 void c2s_restart(struct c2s *c);               /* a new stream header is expected */
+void c2s_read_on(struct c2s *c);               /* when nothing is in the way any more */
 void c2s_wait(struct c2s *c);                  /* holds elements and pauses reading */
 void c2s_go_on(struct c2s *c);                 /* the wait is over: runs held elements */
 void c2s_deadline(struct c2s *c, uint32_t ms);

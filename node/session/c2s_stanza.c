@@ -61,10 +61,21 @@ static void window_push(struct c2s *c, uint8_t need, struct envelope *env)
 {
     struct c2s_session *s = &c->session;
     session_window_push(s, need, env);
-    if (s->received - s->handled >= c->edge->config->c2s.max_pending_stanzas && !c->paused && c->conn) {
+    bool full = s->received - s->handled >= c->edge->config->c2s.max_pending_stanzas;
+    if ((full || c->edge->congested) && !c->paused && c->conn) {
         c->paused = true;
         conn_pause(c->conn);
     }
+}
+
+void c2s_read_on(struct c2s *c)
+{
+    const struct c2s_session *s = &c->session;
+    if (!c->paused || c->edge->congested || s->received - s->handled > c->edge->config->c2s.max_pending_stanzas / 2)
+        return;
+    c->paused = false;
+    if (c->conn && !c->waiting)
+        conn_resume(c->conn);
 }
 
 static void window_slide(struct c2s *c)
@@ -78,11 +89,7 @@ static void window_slide(struct c2s *c)
     }
     if (s->handled == before)
         return;
-    if (c->paused && s->received - s->handled <= c->edge->config->c2s.max_pending_stanzas / 2) {
-        c->paused = false;
-        if (c->conn && !c->waiting)
-            conn_resume(c->conn);
-    }
+    c2s_read_on(c);
     c2s_sm_handled(c);
 }
 

@@ -43,6 +43,7 @@ struct edge {
     struct ring *ring;         /* NULL: this node is alone */
     struct hash_table streams; /* struct c2s by id */
     struct list strangers;     /* those of them that are not authenticated, oldest first */
+    bool congested;            /* see edge_congested */
     long crowded;              /* with so many connections in the process few descriptors are left */
 };
 
@@ -55,6 +56,8 @@ void edge_accept(struct edge *e, int fd, const struct sockaddr *peer, enum liste
 /* The ring is another one: sessions register with their new homes, what is not committed goes there again. Referenced.
  */
 void edge_ring(struct edge *e, struct ring *r);
+/* On: the way to another node is full, so streams are not read on once they have sent something. Off: they go on. */
+void edge_congested(struct edge *e, bool on);
 /* An envelope of the second half of enum env_kind. Consumes *e. */
 void edge_handle(struct edge *e, struct envelope **env);
 void edge_enter(struct edge *e, struct c2s *c);
