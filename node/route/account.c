@@ -189,6 +189,7 @@ struct account *account_get(struct sm *s, const struct jid *bare)
     a->jid = jid_bare(NULL, bare);
     a->wait_tail = &a->wait_head;
     list_init(&a->sessions);
+    list_init(&a->values);
     hash_insert(&s->accounts, &a->node, bare->hash);
     metric_add(M_ACCOUNTS, 1);
     account_pin(a);

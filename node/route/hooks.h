@@ -113,6 +113,16 @@ void hooks_presence(struct hook_ctx *cx);
 /* For the module that keeps presence: runs the session_presence hooks. */
 void hooks_session_presence(struct session *se, struct stanza *st);
 
+/* ---- small values of an account (values.c) ---- */
+
+/* Reads the value of key (store_value_*), lets change make a new one of it, and writes that. All of one account's
+ * updates run one after another, and what done calls of storage comes before the next one: so nothing is lost, and
+ * whoever reads in this way sees what was asked for before.
+ * change: old NULL: there is none; *now NULL (as it comes): nothing is written, empty: removed. Its error goes to done.
+ */
+typedef enum err value_change_fn(void *arg, const struct bytes *old, struct bytes **now);
+void value_update(struct account *a, const char *key, value_change_fn *change, store_done_fn *done, void *arg);
+
 /* ---- mailbox (deliver.c) ---- */
 
 /* A session became able to get what waits (available with priority >= 0): offline messages follow (XEP-0160). */

@@ -96,6 +96,7 @@ struct account {
         *presence_queue; /* im/subscription.c: what waits behind a roster write; NULL: none is under way */
 
     struct mailbox *mailbox; /* deliver.c: archive ids, order of delivery, watermark */
+    struct list values;      /* values.c: updates of small values, the first is under way */
 
     /* In a cluster. */
     struct marks *marks;
