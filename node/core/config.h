@@ -135,6 +135,10 @@ struct config {
         uint32_t retention_days;    /* 0: for ever */
     } archive;
     struct {
+        uint32_t max_items; /* per account; 100 */
+        uint32_t max_item;  /* bytes; 64 KiB */
+    } private;
+    struct {
         bool show_version, show_os;
     } version;
     uint32_t max_cached_accounts; /* accounts without a session kept in memory per worker; 10,000 */

@@ -224,6 +224,10 @@ const struct option config_options[] = {
     INT(archive, max_page, "250", 1, 10000, "Messages in one page of a query."),
     INT(archive, retention_days, "0", 0, 36500, "Days after which messages are removed; 0 is never."),
 
+    SECTION("private", "What clients keep for themselves (XEP-0049)."),
+    INT(private, max_items, "100", 0, 100000, "Elements of one account."),
+    SIZE(private, max_item, "64KiB", KIB(1), MIB(4), "Bytes of one element."),
+
     SECTION("version", "What is told about the server (XEP-0092)."),
     BOOL(version, show_version, "yes", "Tell the version."),
     BOOL(version, show_os, "no", "Tell the operating system."),
