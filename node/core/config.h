@@ -139,6 +139,9 @@ struct config {
         uint32_t max_item;  /* bytes; 64 KiB */
     } private;
     struct {
+        uint32_t max_size; /* bytes; 128 KiB */
+    } vcard;
+    struct {
         bool show_version, show_os;
     } version;
     uint32_t max_cached_accounts; /* accounts without a session kept in memory per worker; 10,000 */

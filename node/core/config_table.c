@@ -228,6 +228,9 @@ const struct option config_options[] = {
     INT(private, max_items, "100", 0, 100000, "Elements of one account."),
     SIZE(private, max_item, "64KiB", KIB(1), MIB(4), "Bytes of one element."),
 
+    SECTION("vcard", "What users tell about themselves (XEP-0054)."),
+    SIZE(vcard, max_size, "128KiB", KIB(1), MIB(4), "Bytes of one vCard, its picture included."),
+
     SECTION("version", "What is told about the server (XEP-0092)."),
     BOOL(version, show_version, "yes", "Tell the version."),
     BOOL(version, show_os, "no", "Tell the operating system."),

@@ -13,17 +13,11 @@ static const struct module spine = {
 };
 
 const struct module *const modules[] = {
-    &im_roster,
-    &im_presence,
-    &im_registry_feed,
-    &spine,
-    &xep_0030_disco,
-    &xep_0049_private,
-    &xep_0092_version,
-    &xep_0191_blocking,
-    &xep_0199_ping,
-    &xep_0202_time,
-    &xep_0280_carbons,
-    &xep_0313_mam,
-    NULL,
+    &im_roster,         &im_presence,
+    &im_registry_feed,  &spine,
+    &xep_0030_disco,    &xep_0049_private,
+    &xep_0054_vcard,    &xep_0092_version,
+    &xep_0191_blocking, &xep_0199_ping,
+    &xep_0202_time,     &xep_0280_carbons,
+    &xep_0313_mam,      NULL,
 };
