@@ -150,11 +150,11 @@ static bool create(struct shard *s)
 {
     static const char *const control[] = {
         "create sequence if not exists node_incarnation",
-        "create table if not exists node (node_id int primary key, name text not null unique,"
-        " incarnation bigint not null, addr text not null, workers int not null, state text not null,"
-        " proto_min int not null, proto_max int not null, lease_until timestamptz not null)",
-        "create table if not exists ring (one bool primary key default true check (one), epoch bigint not null,"
-        " members int[] not null, incarnations bigint[] not null)",
+        ("create table if not exists node (node_id int primary key, name text not null unique,"
+         " incarnation bigint not null, addr text not null, workers int not null, state text not null,"
+         " proto_min int not null, proto_max int not null, lease_until timestamptz not null)"),
+        ("create table if not exists ring (one bool primary key default true check (one), epoch bigint not null,"
+         " members int[] not null, incarnations bigint[] not null)"),
         "insert into ring (epoch, members, incarnations) values (0, '{}', '{}') on conflict do nothing",
     };
     bool ok = begin(s) && done(ask(s, "select pg_advisory_xact_lock(721390010)", 0, NULL)) >= 0;
