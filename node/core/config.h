@@ -107,6 +107,8 @@ struct config {
         uint32_t parsers;                    /* XML parsers kept ready per worker; 256 */
         uint32_t idle_ping_ms;               /* silence before the server pings; 0: never; 10 min */
         uint32_t ping_timeout_ms;            /* 60 s */
+        /* held for an inactive client (XEP-0352); 1000, 256 KiB; 0 stanzas: not offered */
+        uint32_t csi_max_held, csi_max_held_bytes;
     } c2s;
     struct {
         bool plain; /* offer PLAIN under TLS; true */

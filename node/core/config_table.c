@@ -193,6 +193,10 @@ const struct option config_options[] = {
              "Silence after which the server pings a client (XEP-0199); 0 is never."),
     DURATION(c2s, "ping_timeout", ping_timeout_ms, 1, "60s", SECONDS(1), HOURS(1),
              "Time for the answer; without one the connection counts as lost."),
+    INT(c2s, csi_max_held, "1000", 0, 100000,
+        "Presences and chat states held back for a client that says it is inactive (XEP-0352); with one more all are "
+        "sent. 0 is no XEP-0352."),
+    SIZE(c2s, csi_max_held_bytes, "256KiB", KIB(16), MIB(64), "The same in bytes."),
 
     SECTION("sasl", "Authentication."),
     BOOL(sasl, plain, "yes", "Offer PLAIN, under TLS only."),

@@ -33,6 +33,9 @@
     X(M_BYTES_OUT_TOTAL, "bytes_out_total", "bytes sent to clients, after encryption")                                 \
     X(M_ACKNOWLEDGED_TOTAL, "stanzas_acknowledged_total", "stanzas that the h told to clients covers (XEP-0198)")      \
     X(M_UNACKED_BYTES, "unacknowledged_bytes", "bytes kept until clients acknowledge them (XEP-0198)")                 \
+    X(M_CSI_INACTIVE, "clients_inactive", "sessions whose client says that nobody looks at it (XEP-0352)")             \
+    X(M_CSI_HELD_TOTAL, "csi_held_total", "presences and chat states held back for inactive clients")                  \
+    X(M_CSI_COALESCED_TOTAL, "csi_coalesced_total", "those of them that a later one made void: never sent")            \
     X(M_COMMITTED_TOTAL, "messages_committed_total", "messages committed to storage")                                  \
     X(M_DELIVERED_TOTAL, "messages_delivered_total", "messages acknowledged by recipients")                            \
     X(M_DEDUPED_TOTAL, "messages_deduplicated_total", "messages sent again and recognised")                            \

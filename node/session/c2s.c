@@ -395,6 +395,8 @@ static const struct {
     {1 << C2S_AUTHED | 1 << C2S_BOUND, "enable", NS_SM, c2s_sm_enable},
     {1 << C2S_BOUND, "r", NS_SM, c2s_sm_request},
     {1 << C2S_BOUND, "a", NS_SM, c2s_sm_ack},
+    {1 << C2S_BOUND, "active", NS_CSI, c2s_csi_active},
+    {1 << C2S_BOUND, "inactive", NS_CSI, c2s_csi_inactive},
 };
 
 static void iq_before_binding(struct c2s *c, struct arena **arena, struct xml *x)

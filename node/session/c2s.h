@@ -1,4 +1,5 @@
-/* A client's stream. Private to session/: c2s.c (stream and states), c2s_auth.c, c2s_stanza.c, c2s_sm.c (XEP-0198). */
+/* A client's stream. Private to session/: c2s.c (stream and states), c2s_auth.c, c2s_stanza.c, c2s_sm.c (XEP-0198),
+ * c2s_csi.c (XEP-0352). */
 #ifndef ROOKERY_C2S_H
 #define ROOKERY_C2S_H
 
@@ -13,6 +14,7 @@
 #define NS_BIND    "urn:ietf:params:xml:ns:xmpp-bind"
 #define NS_SESSION "urn:ietf:params:xml:ns:xmpp-session"
 #define NS_SM      "urn:xmpp:sm:3"
+#define NS_CSI     "urn:xmpp:csi:0"
 
 enum c2s_state {
     C2S_DETECT, /* nothing received yet */
@@ -61,6 +63,7 @@ struct c2s_session {
     uint32_t told;      /* h that the client was told */
     uint64_t answer_at; /* the client's <r/> came after this many stanzas; 0: none is waiting */
     uint64_t sent_id;   /* without SM: last archive id handed to the connection */
+    struct csi *csi;    /* XEP-0352: the client is inactive, with what is held for it (c2s_csi.c); NULL: active */
     /* In a cluster, for a home that does not know the session (c2s_home.c) */
     uint64_t reg;        /* registrations so far */
     struct bytes *state; /* ENV_STATE; NULL: none */
@@ -138,7 +141,9 @@ void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x);
 void c2s_committed(struct c2s *c, const struct envelope *e);
 void c2s_deliver(struct c2s *c, struct envelope *e);
 void c2s_drained(struct c2s *c);
-void c2s_reply(struct c2s *c, struct stanza **s); /* to this client, counted like any stanza */
+void c2s_reply(struct c2s *c, struct stanza **s);           /* to this client, counted like any stanza */
+void c2s_give(struct c2s *c, struct bytes *b, uint64_t id); /* now, whether it is inactive or not */
+void c2s_count_out(const struct bytes *b);
 
 /* c2s_home.c: the account's home is on another node, or becomes another one */
 void c2s_ask(struct c2s *c, struct envelope **e); /* sends; in a cluster asks again when the home changes meanwhile */
@@ -156,6 +161,16 @@ void c2s_takeover(struct c2s *c, const struct envelope *e);
 struct bytes *session_pack(const struct c2s_session *s);
 /* False: malformed, and *out is empty. */
 bool session_unpack(const struct bytes *b, struct c2s_session *out);
+
+/* c2s_csi.c */
+/* The client is looked at, or is not (XEP-0352). A stream begins as active. Going active sends what is held. */
+void c2s_csi(struct c2s *c, bool active);
+void c2s_csi_active(struct c2s *c, const struct xml *x);
+void c2s_csi_inactive(struct c2s *c, const struct xml *x);
+/* True: it is held. False: it is to be given now, and what was held has been. */
+bool c2s_csi_hold(struct c2s *c, struct bytes *b, uint64_t id);
+void session_csi_queue(struct c2s_session *s); /* what is held counts as sent, unacknowledged; active from now on */
+void session_csi_clear(struct c2s_session *s); /* forgets it; active */
 
 /* c2s_sm.c */
 void session_clear(struct c2s_session *s);

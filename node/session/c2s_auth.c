@@ -79,6 +79,8 @@ void c2s_features(struct c2s *c)
         xml_add(a, f, "bind", NS_BIND);
         xml_add(a, xml_add(a, f, "session", NS_SESSION), "optional", NULL);
         xml_add(a, f, "sm", NS_SM);
+        if (cf->c2s.csi_max_held)
+            xml_add(a, f, "csi", NS_CSI);
         xml_add(a, f, "ver", "urn:xmpp:features:rosterver");
         xml_add(a, f, "sub", "urn:xmpp:features:pre-approval");
         c2s_deadline(c, cf->c2s.bind_timeout_ms);

@@ -221,6 +221,7 @@ void c2s_yield(struct edge *e, const struct envelope *env, struct c2s *c)
         takeover_answer(e, env, ERR_NOT_FOUND, NULL);
         return;
     }
+    session_csi_queue(&c->session);
     takeover_answer(e, env, OK, session_pack(&c->session));
     log_info(&c->log, "yielded", "jid", c->session.jid->s);
     if (c->state == C2S_DETACHED)

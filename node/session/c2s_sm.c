@@ -25,6 +25,7 @@ void session_clear(struct c2s_session *s)
     metric_add(M_UNACKED_BYTES, -(int64_t)s->queue_bytes);
     for (uint32_t i = 0; i < s->received - s->handled; i++)
         env_free(&session_pending(s, i)->env);
+    session_csi_clear(s);
     free(s->queue);
     free(s->window);
     free(s->seen);
@@ -397,6 +398,7 @@ static void resume_finish(struct c2s *c)
     free(c->resume_token);
     c->resume_token = NULL;
     acknowledge(c, n);
+    session_csi_queue(s);
     for (uint32_t i = 0; i < s->queue_count; i++)
         conn_write_bytes(c->conn, session_item(s, i)->bytes);
     metric_add(M_RESUMED_TOTAL, 1);

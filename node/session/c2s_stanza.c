@@ -311,16 +311,27 @@ void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x)
 
 /* ---- out ---- */
 
-static void give(struct c2s *c, struct bytes *b, uint64_t id)
+void c2s_count_out(const struct bytes *b)
 {
     char kind = b->data[1]; /* of <message, <presence, <iq */
     metric_add(kind == 'm' ? M_OUT_MESSAGE_TOTAL : kind == 'p' ? M_OUT_PRESENCE_TOTAL : M_OUT_IQ_TOTAL, 1);
+}
+
+void c2s_give(struct c2s *c, struct bytes *b, uint64_t id)
+{
+    c2s_count_out(b);
     if (c->conn && !c->resuming)
         conn_write_bytes(c->conn, b);
     if (c->session.sm)
         c2s_sm_push(c, b, id);
     else if (id)
         c->session.sent_id = id;
+}
+
+static void give(struct c2s *c, struct bytes *b, uint64_t id)
+{
+    if (!c2s_csi_hold(c, b, id))
+        c2s_give(c, b, id);
 }
 
 void c2s_deliver(struct c2s *c, struct envelope *e)
