@@ -76,7 +76,10 @@ static void drain(void *arg)
 static void on_envelope(struct inbox_msg *m, void *ctx)
 {
     struct envelope *e = container_of(m, struct envelope, msg);
-    worker_send(ctx, &e);
+    struct worker *w = ctx;
+    if (w->sm)
+        worker_send(w, &e);
+    env_free(&e); /* nobody is left here, as in worker_free */
 }
 
 void worker_send(struct worker *w, struct envelope **ep)

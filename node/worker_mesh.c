@@ -209,6 +209,10 @@ static void on_frame(struct inbox_msg *m, void *ctx)
 {
     struct worker *w = ctx;
     struct frame *f = container_of(m, struct frame, msg);
+    if (!w->sm) { /* in worker_free */
+        frame_free(f);
+        return;
+    }
     struct worker_mesh *mesh = mesh_of(w);
     /* One behind an early one of the same sender must not pass it. */
     if (!w->ring || f->epoch > ring_epoch(w->ring) || !list_empty(&mesh->early)) {
@@ -269,6 +273,11 @@ static void on_ring(struct inbox_msg *m, void *ctx)
     struct worker *w = ctx;
     struct new_ring *n = container_of(m, struct new_ring, msg);
     struct ring *before = w->ring;
+    if (!w->sm) { /* in worker_free */
+        ring_unref(&n->ring);
+        free(n);
+        return;
+    }
     mesh_of(w);
     worker_mesh_flush(w); /* what was addressed by the old ring leaves as such */
     w->ring = n->ring;
