@@ -13,7 +13,7 @@ static const struct iq_hook *iq_match(const struct module *m, const struct hook_
     return NULL;
 }
 
-enum hook_result hooks_iq(struct hook_ctx *cx)
+enum hook_result hooks_iq_try(struct hook_ctx *cx)
 {
     enum hook_result r = PASS;
     for (const struct module *const *m = cx->sm->modules; *m && r == PASS; m++) {
@@ -21,6 +21,12 @@ enum hook_result hooks_iq(struct hook_ctx *cx)
         if (h)
             r = h->fn(cx);
     }
+    return r;
+}
+
+enum hook_result hooks_iq(struct hook_ctx *cx)
+{
+    enum hook_result r = hooks_iq_try(cx);
     if (r == PASS)
         hook_error(cx, SE_SERVICE_UNAVAILABLE, NULL);
     stanza_free(&cx->stanza);

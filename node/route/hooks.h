@@ -14,9 +14,10 @@ enum hook_result { PASS, DONE, WAIT };
 
 /* To whom an iq is addressed, seen from the account that handles it. */
 enum {
-    TO_SERVER = 1,  /* a host of ours; account: the sender's own, session: the sender's */
-    TO_SELF = 2,    /* the sender's own bare JID, or no `to` */
-    TO_ACCOUNT = 4, /* this account's bare JID, from somebody else; account is not missing */
+    TO_SERVER = 1,   /* a host of ours; account: the sender's own, session: the sender's */
+    TO_SELF = 2,     /* the sender's own bare JID, or no `to` */
+    TO_ACCOUNT = 4,  /* this account's bare JID, from somebody else; account is not missing */
+    TO_RESOURCE = 8, /* an online resource of this account: PASS delivers it, DONE refuses it; nobody may WAIT */
 };
 
 struct hook_ctx {
@@ -108,6 +109,8 @@ enum stanza_error hook_err_stanza(enum err e);
 /* Runs the iq hooks; service-unavailable when nobody takes it (RFC 6120 8.4). Consumes cx->stanza. WAIT: the sender's
  * stanza counts as handled only when the late answer is given. */
 enum hook_result hooks_iq(struct hook_ctx *cx);
+/* Only runs the iq hooks. */
+enum hook_result hooks_iq_try(struct hook_ctx *cx);
 /* Runs the presence hooks. Consumes cx->stanza. */
 void hooks_presence(struct hook_ctx *cx);
 /* For the module that keeps presence: runs the session_presence hooks. */

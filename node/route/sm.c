@@ -29,6 +29,7 @@ struct sm *sm_new(struct loop *l, struct store_client *st, const struct config *
     s->send = send;
     s->send_arg = arg;
     s->modules = modules;
+    s->started_ms = loop_mono_ms(l);
     list_init(&s->lru);
     list_init(&s->dirty);
     list_init(&s->abandoned);
@@ -288,10 +289,24 @@ static void account_revoked(struct account *a, bool removed)
     a->missing |= removed;
 }
 
+/* Has a module answered what was asked of a client? */
+static bool hooks_take(struct account *a, struct envelope *e)
+{
+    struct hook_ctx cx = {.sm = a->sm, .account = a, .to = TO_RESOURCE};
+    env_bytes(e); /* while its tree is there */
+    cx.stanza = env_take_stanza(e);
+    cx.payload = cx.stanza ? stanza_payload(cx.stanza) : NULL;
+    bool taken = cx.payload && hooks_iq_try(&cx) != PASS;
+    stanza_free(&cx.stanza);
+    return taken;
+}
+
 static void iq_for_session(struct account *a, struct envelope *e)
 {
     struct session *se = a->missing ? NULL : account_session(a, e->target);
     bool request = e->stanza_type == IQ_GET || e->stanza_type == IQ_SET;
+    if (se && !se->lost && !account_blocks(a, e->sender) && request && hooks_take(a, e))
+        return;
     if (se && !se->lost && !account_blocks(a, e->sender))
         session_deliver(se, env_bytes(e), 0);
     else if (request)

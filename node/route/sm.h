@@ -138,6 +138,7 @@ struct sm {
     struct list lost;                   /* sessions */
     struct list takeovers;
     const struct module *const *modules; /* NULL-terminated; running order */
+    uint64_t started_ms;                 /* loop_mono_ms at its start */
     struct registry *registry;           /* storage/redis; the worker sets it. NULL: none */
 };
 

@@ -4,6 +4,7 @@
 
 #include "hooks.h"
 
+extern const struct module xep_0012_last;
 extern const struct module xep_0030_disco;
 extern const struct module xep_0049_private;
 extern const struct module xep_0054_vcard;
