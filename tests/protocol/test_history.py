@@ -167,6 +167,7 @@ FAULTS = {
     "a count that goes back": ("I6", with_({"e": "count", "session": "r1", "h": 3, "known": 1, "sent": 5})),
     "a count above what was sent": ("I6", with_({"e": "count", "session": "r1", "h": 6, "known": 1, "sent": 5})),
     "a count below what was acknowledged": ("I6", with_({"e": "count", "session": "r9", "h": 1, "known": 2, "sent": 5})),
+    "stuck in a session that lives": ("I9", with_({"e": "left", "from": ROMEO, "session": "r1", "messages": [["juliet@x", 5]]})),
 }
 
 

@@ -554,6 +554,24 @@ static void status(void)
     fflush(history);
 }
 
+/* What sessions that live have sent and never got acknowledged. */
+static void record_left(const struct user *u)
+{
+    const char *between = "";
+    if (u->c.state != CLIENT_READY || !u->count)
+        return;
+    fprintf(history, "{\"t\":%.6f,\"e\":\"left\",\"from\":\"user%u@%s/r\",\"session\":\"user%u#%u\",\"messages\":[",
+            seconds(), u->number, opt.domain, u->number, u->sessions);
+    for (unsigned i = 0; i < u->count; i++) {
+        const struct item *it = &u->queue[(u->head + i) % (2 * (unsigned)opt.window)];
+        if (it->to == PRESENCE)
+            continue;
+        fprintf(history, "%s[\"user%d@%s\",%u]", between, it->to, opt.domain, it->n);
+        between = ",";
+    }
+    fputs("]}\n", history);
+}
+
 /* False: the driver is gone, or wants us to be. */
 static bool commands(void)
 {
@@ -724,6 +742,8 @@ int main(int argc, char **argv)
     random_state = ((uint64_t)opt.seed + 1) * 0x9E3779B97F4A7C15u;
     make_users();
     run();
+    for (unsigned i = 0; i < user_count; i++)
+        record_left(&users[i]);
     status();
     fclose(history);
     return 0;

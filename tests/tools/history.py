@@ -17,6 +17,8 @@ only counted):
   recv     at, session, from, body, sid     sid: <stanza-id/> of the own archive, or null; a resumed session keeps its name;
            early                            it was for the full JID of a session that was not yet available
   bounced  from, to, n           its sender was told by an error that it was not delivered: it need not have arrived
+  left     from, session, messages   [[to, n], ...], at the end, long after all was well again: not acknowledged, though
+                                 the session they were sent in lives
   waiting  of, body              found among the offline messages of an account at the end
   archive  of, sid, from, body   one row, in the archive's order, read when everything was quiet; or
            of, rows              [[sid, from, body], ...], several of them
@@ -36,6 +38,7 @@ Invariants:
   I6  a server's count never goes back within a session and is never above what was sent
   I8  (reported; checked with --max-gap) the longest time in which a pair's probes did not arrive, per kind of fault: KIND,
       and "KIND socket" when what broke is a node one of the two was connected to; "none" when nothing was broken
+  I9  at the end everything that a living session sent is acknowledged
 """
 import argparse
 import bisect
@@ -111,6 +114,10 @@ class History:
                 self.violation("I5", f"{e['from']} has an acknowledgement of {to} {n}, which it never sent")
             else:
                 self.acked[m] = 1
+
+    def on_left(self, e):
+        for to, n in e["messages"]:
+            self.violation("I9", f"{e['from']} {to} {n} was never acknowledged to {e['session']}, which lives")
 
     def on_count(self, e):
         before = self.counts.get(e["session"], 0)
