@@ -73,12 +73,26 @@ static void drain(void *arg)
     w->draining = false;
 }
 
+static void queue_local(struct worker *w, struct envelope *e)
+{
+    e->msg.next = NULL;
+    *w->local_tail = &e->msg;
+    w->local_tail = &e->msg.next;
+    loop_later(w->loop, &w->drain);
+}
+
+void worker_receive(struct worker *w, struct envelope **e)
+{
+    queue_local(w, *e);
+    *e = NULL;
+}
+
 static void on_envelope(struct inbox_msg *m, void *ctx)
 {
     struct envelope *e = container_of(m, struct envelope, msg);
     struct worker *w = ctx;
-    if (w->sm)
-        worker_send(w, &e);
+    if (w->sm && !worker_mesh_early(w, &e))
+        worker_receive(w, &e);
     env_free(&e); /* nobody is left here, as in worker_free */
 }
 
@@ -103,10 +117,7 @@ void worker_send(struct worker *w, struct envelope **ep)
         inbox_push(to->inbox, &e->msg);
         return;
     }
-    e->msg.next = NULL;
-    *w->local_tail = &e->msg;
-    w->local_tail = &e->msg.next;
-    loop_later(w->loop, &w->drain);
+    queue_local(w, e);
 }
 
 static void send_env(void *arg, struct envelope **e)

@@ -72,6 +72,8 @@ void worker_free(struct worker *w);
 struct worker *worker_of_slot(struct node *n, const struct jid *bare);
 /* On w's thread. Consumes *e. */
 void worker_send(struct worker *w, struct envelope **e);
+/* On w's thread: another worker, of this node or another, has sent *e here. Consumes it. */
+void worker_receive(struct worker *w, struct envelope **e);
 /* Any thread: the worker takes this ring; references it. */
 void worker_ring(struct worker *w, struct ring *r);
 /* Any thread: a frame from a node that had a ring of this epoch; references payload. */

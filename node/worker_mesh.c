@@ -35,9 +35,10 @@ struct frame {
 };
 
 struct worker_mesh {
-    struct list outgoing;   /* struct outgoing */
-    struct list early;      /* struct frame, in order of arrival */
-    struct timer congested; /* runs while clients are not read because a peer's queue is long */
+    struct list outgoing;                       /* struct outgoing */
+    struct list early;                          /* struct frame, in order of arrival */
+    struct inbox_msg *local_head, **local_tail; /* early envelopes from this node, likewise */
+    struct timer congested;                     /* runs while clients are not read because a peer's queue is long */
 };
 
 static struct worker_mesh *mesh_of(struct worker *w)
@@ -46,6 +47,7 @@ static struct worker_mesh *mesh_of(struct worker *w)
         w->mesh = xcalloc(1, sizeof *w->mesh);
         list_init(&w->mesh->outgoing);
         list_init(&w->mesh->early);
+        w->mesh->local_tail = &w->mesh->local_head;
     }
     return w->mesh;
 }
@@ -197,7 +199,7 @@ static void frame_run(struct worker *w, const struct frame *f)
         struct envelope *e = env_unpack(p, left, &used);
         if (e && (e->kind < ENV_KEYS || e->to.node == w->node->id)) {
             e->epoch = f->epoch;
-            worker_send(w, &e);
+            worker_receive(w, &e);
         }
         env_free(&e);
         p += used;
@@ -233,6 +235,21 @@ void worker_frame(struct worker *w, uint64_t epoch, struct bytes *payload)
     inbox_push(w->inbox, &f->msg);
 }
 
+bool worker_mesh_early(struct worker *w, struct envelope **ep)
+{
+    struct envelope *e = *ep;
+    struct worker_mesh *m = w->mesh;
+    bool behind = m && m->local_head;
+    if (!behind && e->epoch <= (w->ring ? ring_epoch(w->ring) : 0))
+        return false;
+    m = mesh_of(w);
+    e->msg.next = NULL;
+    *m->local_tail = &e->msg;
+    m->local_tail = &e->msg.next;
+    *ep = NULL;
+    return true;
+}
+
 /* ---- the ring ---- */
 
 struct new_ring {
@@ -250,6 +267,20 @@ static void run_early(struct worker *w)
         list_del(&f->link);
         frame_run(w, f);
         frame_free(f);
+    }
+}
+
+static void run_early_local(struct worker *w)
+{
+    struct worker_mesh *m = w->mesh;
+    while (m->local_head) {
+        struct envelope *e = container_of(m->local_head, struct envelope, msg);
+        if (e->epoch > ring_epoch(w->ring))
+            return;
+        m->local_head = e->msg.next;
+        if (!m->local_head)
+            m->local_tail = &m->local_head;
+        worker_receive(w, &e);
     }
 }
 
@@ -287,6 +318,7 @@ static void on_ring(struct inbox_msg *m, void *ctx)
     if (before && ring_epoch(w->ring) != ring_epoch(before) + 1)
         tell_forgot(w);
     run_early(w);
+    run_early_local(w);
     ring_unref(&before);
     free(n);
 }
@@ -310,5 +342,12 @@ void worker_mesh_free(struct worker *w)
         outgoing_free(container_of(l, struct outgoing, link));
     list_for_each_safe (l, &m->early)
         frame_free(container_of(l, struct frame, link));
+    while (m->local_head) {
+        struct envelope *e = container_of(m->local_head, struct envelope, msg);
+        m->local_head = e->msg.next;
+        if (e->kind == ENV_CALL)
+            e->call(e->call_arg, NULL);
+        env_free(&e);
+    }
     free(m);
 }

@@ -1,7 +1,8 @@
 /*
  * A worker's side of the mesh: envelopes for other nodes are packed into one frame for each worker there and leave at
  * the end of the loop's turn; frames that come are unpacked. A frame from a node that knows a newer ring waits until
- * this worker has it too, so sender and receiver agree on who is home. Private to node/.
+ * this worker has it too, so sender and receiver agree on who is home; so does an envelope from another worker of this
+ * node, as rings do not reach all of them at the same moment. Private to node/.
  */
 #ifndef ROOKERY_WORKER_MESH_H
 #define ROOKERY_WORKER_MESH_H
@@ -10,6 +11,8 @@
 
 /* Packs e for a worker of another node. Consumes *e. */
 void worker_mesh_send(struct worker *w, uint32_t node, uint16_t worker, struct envelope **e);
+/* An envelope from another worker of this node: true when it waits for the ring that one knew; then *e is consumed. */
+bool worker_mesh_early(struct worker *w, struct envelope **e);
 void worker_mesh_flush(struct worker *w);
 void worker_mesh_free(struct worker *w);
 

@@ -133,8 +133,8 @@ void c2s_sm_report(struct c2s *c)
 
 static void ask_now(struct c2s *c)
 {
-    if (c->state != C2S_BOUND || !c->conn || !c->session.queue_count || c->session.asked)
-        return;
+    if (c->state != C2S_BOUND || !c->conn || c->resuming || !c->session.queue_count || c->session.asked)
+        return; /* nothing may come before <resumed/>; then it asks */
     c->session.asked = true;
     c2s_write_text(c, "<r xmlns='" NS_SM "'/>");
 }

@@ -1,0 +1,244 @@
+/* Two workers of node 1, which learn of a ring one after the other: the test takes their turns. What an account is
+ * asked for by ENV_CALL tells where an envelope went; what leaves for another node, how often the link was wanted. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cluster.h"
+#include "monitor.h"
+#include "worker_mesh.h"
+
+enum { TURN_MS = 20 };
+
+struct test {
+    struct config config;
+    struct config_host host;
+    struct node node;
+    struct worker workers[2];
+    const struct jid *user; /* of worker 1, at node 1 as long as it is alone or node 3 is its only peer */
+};
+
+/* ---- what belongs to the rest of the node ---- */
+
+static unsigned frames; /* how often some may have wanted to leave */
+
+struct link *cluster_link(struct cluster *c)
+{
+    (void)c;
+    frames++;
+    return NULL;
+}
+
+void cluster_poke(struct cluster *c, uint64_t epoch)
+{
+    (void)c;
+    (void)epoch;
+}
+
+const struct http_route monitor_routes[] = {{0}};
+
+/* ---- */
+
+static struct ring *ring_of(uint64_t epoch, const char *nodes)
+{
+    struct ring_member m[3] = {0};
+    size_t n = 0;
+    for (; nodes[n]; n++)
+        m[n] = (struct ring_member){.node = (uint32_t)(nodes[n] - '0'), .incarnation = 1, .workers = 2};
+    return ring_new(epoch, m, n);
+}
+
+static void stop(void *arg)
+{
+    loop_stop(arg);
+}
+
+/* All that has come for it, and what storage answers. */
+static void turn(struct worker *w)
+{
+    struct timer t = {0};
+    timer_start(w->loop, &t, TURN_MS, stop, w->loop);
+    loop_run(w->loop);
+}
+
+static void tell(struct test *t, unsigned worker, uint64_t epoch, const char *nodes)
+{
+    struct ring *r = ring_of(epoch, nodes);
+    worker_ring(&t->workers[worker], r);
+    ring_unref(&r);
+    turn(&t->workers[worker]);
+}
+
+/* Somebody of worker 1 whose home is node 2 when it is there, else node 1. */
+static const struct jid *find_user(void)
+{
+    struct ring *two = ring_of(1, "12");
+    for (unsigned i = 0;; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "user%u@example.org", i);
+        const struct jid *j = jid_parse(NULL, text, strlen(text));
+        if (jid_slot(j) % 2 == 1 && ring_owner(two, jid_slot(j))->node == 2) {
+            ring_unref(&two);
+            return j;
+        }
+        jid_free(&j);
+    }
+}
+
+static void created(void *arg, enum err e)
+{
+    *(enum err *)arg = e;
+}
+
+static int start(void **state)
+{
+    struct test *t = calloc(1, sizeof *t);
+    struct store_config sc = {.driver = "memory", .max_queued = 100, .max_batch = 100};
+    struct credentials cr = {0};
+    char *why = NULL;
+    enum err e = ERR_CLOSED;
+    t->host.domain = "example.org";
+    t->config.hosts = &t->host;
+    t->config.host_count = 1;
+    t->config.max_cached_accounts = 10;
+    t->config.offline.max_messages = 10;
+    t->config.archive.default_policy = "always";
+    t->node = (struct node){.config = &t->config, .workers = t->workers, .worker_count = 2, .id = 1};
+    assert_int_equal(store_open(&sc, &t->node.store, &why), OK);
+    for (uint16_t i = 0; i < 2; i++)
+        worker_init(&t->workers[i], &t->node, i);
+    t->user = find_user();
+    store_account_create(t->workers[1].store, t->user, &cr, created, &e);
+    turn(&t->workers[1]);
+    assert_int_equal(e, OK);
+    *state = t;
+    return 0;
+}
+
+static int end(void **state)
+{
+    struct test *t = *state;
+    for (uint16_t i = 0; i < 2; i++)
+        worker_free(&t->workers[i]);
+    store_close(&t->node.store);
+    jid_free(&t->user);
+    free(t);
+    return 0;
+}
+
+struct calls {
+    unsigned here, gone;
+};
+
+static void on_call(void *arg, struct account *a)
+{
+    struct calls *c = arg;
+    a ? c->here++ : c->gone++;
+}
+
+static void call(struct test *t, unsigned from, struct calls *c)
+{
+    struct envelope *e = env_new(ENV_CALL, t->user);
+    e->call = on_call;
+    e->call_arg = c;
+    worker_send(&t->workers[from], &e);
+}
+
+static void message(struct test *t, unsigned from, uint64_t session)
+{
+    static const char xml[] = "<message xmlns='jabber:client' type='chat'><body>x</body></message>";
+    struct envelope *e = env_new(ENV_ROUTE, t->user);
+    e->session = session;
+    e->seq = session ? 1 : 0;
+    e->stanza_kind = STANZA_MESSAGE;
+    e->bytes = bytes_new(xml, sizeof xml - 1);
+    worker_send(&t->workers[from], &e);
+}
+
+/* Worker 0 knows already that the home's node has died, and sends to worker 1 what is now at home there. */
+static void test_ahead_of_the_other_worker(void **state)
+{
+    struct test *t = *state;
+    struct calls c = {0};
+    tell(t, 0, 5, "12");
+    tell(t, 1, 5, "12");
+    tell(t, 0, 6, "1");
+    call(t, 0, &c);
+    turn(&t->workers[1]);
+    assert_int_equal(c.here + c.gone, 0);
+    tell(t, 1, 6, "1");
+    assert_int_equal(c.here, 1);
+    call(t, 0, &c);
+    turn(&t->workers[1]);
+    assert_int_equal(c.here, 2);
+}
+
+static void test_before_the_first_ring(void **state)
+{
+    struct test *t = *state;
+    struct calls c = {0};
+    tell(t, 0, 5, "1");
+    call(t, 0, &c);
+    turn(&t->workers[1]);
+    assert_int_equal(c.here + c.gone, 0);
+    tell(t, 1, 5, "1");
+    assert_int_equal(c.here, 1);
+}
+
+/* What is sent by an epoch it has behind what waits for one that it has not waits as well. */
+static void test_nothing_passes_what_is_early(void **state)
+{
+    struct test *t = *state;
+    struct calls first = {0}, second = {0};
+    tell(t, 1, 5, "1");
+    tell(t, 0, 6, "1");
+    call(t, 0, &first);
+    struct ring *r = t->workers[0].ring;
+    t->workers[0].ring = NULL; /* so that this one says no epoch */
+    call(t, 0, &second);
+    t->workers[0].ring = r;
+    turn(&t->workers[1]);
+    assert_int_equal(first.here + second.here, 0);
+    tell(t, 1, 6, "1");
+    assert_int_equal(first.here, 1);
+    assert_int_equal(second.here, 1);
+}
+
+/* Worker 1 knows already that the slot has gone to node 2. What a session sent must not reach node 2 this way: c2s
+ * sends it again with all that it had sent before, and by this way it would pass that. */
+static void test_behind_the_other_worker(void **state)
+{
+    struct test *t = *state;
+    struct calls c = {0};
+    tell(t, 0, 5, "1");
+    tell(t, 1, 5, "1");
+    tell(t, 1, 6, "12");
+    frames = 0;
+    call(t, 0, &c);
+    message(t, 0, 7);
+    turn(&t->workers[1]);
+    assert_int_equal(c.gone, 1);
+    assert_int_equal(frames, 0);
+    message(t, 0, 0); /* of another home, which does not send it again */
+    turn(&t->workers[1]);
+    assert_true(frames > 0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(test_##name, start, end)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(ahead_of_the_other_worker),
+        TEST(before_the_first_ring),
+        TEST(nothing_passes_what_is_early),
+        TEST(behind_the_other_worker),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
