@@ -255,6 +255,8 @@ void worker_init(struct worker *w, struct node *n, uint16_t index)
     w->parsers = xml_pool_new(n->config->c2s.parsers);
     w->store = store_client_new(n->store, w->inbox);
     w->sm = sm_new(w->loop, w->store, n->config, store_secret(n->store), modules, send_env, w);
+    w->sm->blocking = n->blocking;
+    w->sm->inbox = w->inbox;
     w->sm->registry = w->registry = open_registry(w);
     w->edge = edge_new(&(struct edge){
         .loop = w->loop,

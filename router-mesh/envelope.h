@@ -13,6 +13,7 @@
 #define ROOKERY_ENVELOPE_H
 
 #include "inbox.h"
+#include "scram.h"
 #include "stanza.h"
 
 struct account;
@@ -37,7 +38,8 @@ enum env_kind {
     ENV_REGISTER, /* jid: full; a bound session tells a home that does not know it, or knows it elsewhere, all about it:
                      see struct registration */
     ENV_REVOKED,  /* node -> home: the account's keys have changed (code 0) or it was removed (code 1) in storage; its
-                     sessions end */
+                     sessions end, but for session `id` */
+    ENV_CREATE,   /* a new account for env->jid; bytes: struct creation. Answered by ENV_CREATED */
     /* sm -> c2s at env->to, for env->session */
     ENV_KEYS,      /* code: enum err; flags: 1 when the account exists; bytes: struct scram_keys */
     ENV_BOUND,     /* code: 0, or 1 + enum stanza_error; jid: the full JID */
@@ -49,6 +51,7 @@ enum env_kind {
     ENV_BLOCKED,   /* bytes: the account's blocking list, one JID a line; c2s refuses stanzas to them (XEP-0191) */
     ENV_STATE,     /* bytes: what the home knows of the session, for ENV_REGISTER; c2s keeps it unread */
     ENV_YIELD,     /* the session moves to stream `id` at `from`: give it away with ENV_TAKEOVER and end */
+    ENV_CREATED,   /* code: enum err */
     ENV_FORGOT, /* to every worker's c2s: the home at `from` missed a ring and has forgotten its accounts; register */
     /* c2s -> c2s */
     ENV_TAKEOVER, /* code: enum err; bytes: the session, a value (c2s_pack.c); session: the stream that resumes it */
@@ -62,6 +65,12 @@ enum {
     MSG_COPY = 8,         /* eligible for carbons (XEP-0280 6.1, no private, no no-copy) */
     MSG_BODY = 16,
     MSG_SELF_TOO = 32, /* the sender's home gets an ENV_SELF of it as well */
+};
+
+/* ENV_CREATE's bytes. */
+struct creation {
+    struct credentials keys;
+    char peer[48]; /* address of who registers, for those who are told; NUL-terminated */
 };
 
 /* ENV_REGISTER's flags. */

@@ -15,7 +15,15 @@ _Static_assert(SE_UNEXPECTED_REQUEST == 21 && STREAM_UNSUPPORTED_VERSION == 25 &
 
 /* What an envelope must have, so that no handler has to ask. */
 enum { HASH_LEN = 32 }; /* of a token */
-enum { NEEDS_JID = 1, NEEDS_FULL = 2, NEEDS_BYTES = 4, NEEDS_HASH = 8, MAY_HASH = 16, NEEDS_KEYS = 32 };
+enum {
+    NEEDS_JID = 1,
+    NEEDS_FULL = 2,
+    NEEDS_BYTES = 4,
+    NEEDS_HASH = 8,
+    MAY_HASH = 16,
+    NEEDS_KEYS = 32,
+    NEEDS_CREATION = 64
+};
 
 /* X(kind, what it needs, the greatest code) */
 #define KINDS(X)                                                                                                       \
@@ -29,6 +37,7 @@ enum { NEEDS_JID = 1, NEEDS_FULL = 2, NEEDS_BYTES = 4, NEEDS_HASH = 8, MAY_HASH 
     X(ACKED, NEEDS_JID, UINT32_MAX)                                                                                    \
     X(CLOSE, NEEDS_JID, UINT32_MAX)                                                                                    \
     X(REVOKED, NEEDS_JID, 1)                                                                                           \
+    X(CREATE, NEEDS_JID | NEEDS_CREATION, 0)                                                                           \
     X(REGISTER, NEEDS_FULL | NEEDS_BYTES, UINT32_MAX)                                                                  \
     X(KEYS, NEEDS_KEYS, ERR_CLOSED)                                                                                    \
     X(BOUND, 0, 1 + SE_UNEXPECTED_REQUEST)                                                                             \
@@ -39,6 +48,7 @@ enum { NEEDS_JID = 1, NEEDS_FULL = 2, NEEDS_BYTES = 4, NEEDS_HASH = 8, MAY_HASH 
     X(BLOCKED, NEEDS_BYTES, UINT32_MAX)                                                                                \
     X(STATE, NEEDS_BYTES, UINT32_MAX)                                                                                  \
     X(YIELD, 0, UINT32_MAX)                                                                                            \
+    X(CREATED, 0, ERR_CLOSED)                                                                                          \
     X(FORGOT, 0, UINT32_MAX)                                                                                           \
     X(TAKEOVER, 0, ERR_CLOSED)
 
@@ -164,6 +174,12 @@ static bool type_fits(uint32_t kind, uint32_t type)
     }
 }
 
+static bool creation_fits(const struct envelope *e)
+{
+    const struct creation *c = e->bytes && e->bytes->len == sizeof *c ? (const void *)e->bytes->data : NULL;
+    return c && e->jid->local_len && jid_is_bare(e->jid) && !c->peer[sizeof c->peer - 1];
+}
+
 static bool follows(const struct envelope *e, const struct rule *r)
 {
     size_t len = e->bytes ? e->bytes->len : 0;
@@ -177,6 +193,8 @@ static bool follows(const struct envelope *e, const struct rule *r)
         return false;
     if ((r->needs & MAY_HASH && e->bytes && len != HASH_LEN) ||
         (r->needs & NEEDS_KEYS && len != sizeof(struct scram_keys)))
+        return false;
+    if (r->needs & NEEDS_CREATION && !creation_fits(e))
         return false;
     return e->code <= r->code_max;
 }

@@ -115,6 +115,11 @@ struct config {
         uint32_t scram_iterations;
     } sasl;
     struct {
+        bool enabled, change_password, remove; /* XEP-0077; all false */
+        const char *instructions;
+        uint32_t timeout_ms; /* from the first question to the login; 5 min */
+    } registration;
+    struct {
         uint32_t max_resume_s;      /* longest time a session waits for resumption; 600 */
         uint32_t max_unacked;       /* stanzas a session may leave unacknowledged, 5000; above it is closed */
         uint32_t max_unacked_bytes; /* 4 MiB */

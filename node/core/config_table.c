@@ -203,6 +203,17 @@ const struct option config_options[] = {
     INT(sasl, scram_iterations, "10000", 4096, 1000000,
         "PBKDF2 iterations for new passwords and for answers about accounts that do not exist."),
 
+    SECTION("registration", "Accounts made, changed and removed by clients (XEP-0077)."),
+    BOOL(registration, enabled, "no", "Clients may make accounts before they log in."),
+    BOOL(registration, change_password, "no", "Users may change their passwords. Their other sessions end then."),
+    BOOL(registration, remove, "no", "Users may remove their accounts, with all data."),
+    OPTION(registration, instructions, OPTION_TEXT, "Choose a user name and a password.",
+           "What people read above the form.", .max = 1000),
+    DURATION(
+        registration, "timeout", timeout_ms, 1, "5min", SECONDS(1), HOURS(1),
+        "Time for filling in the form and logging in; it takes the place of `c2s.unauthenticated_timeout` for those "
+        "who ask for the form."),
+
     SECTION("sm", "Stream management and resumption (XEP-0198)."),
     DURATION(sm, "max_resume", max_resume_s, 1000, "10min", 0, HOURS(24),
              "Longest time a lost session waits for its client; 0 is no resumption."),

@@ -29,6 +29,7 @@ enum option_type {
     OPTION_ENDPOINT, /* const char *, "host:port" */
     OPTION_NODE,     /* const char *, a node's name: [a-z0-9-]{1,63} */
     OPTION_NAME,     /* const char *, 1 to 255 visible ASCII characters */
+    OPTION_TEXT,     /* const char *, at most .max bytes; may be empty */
     OPTION_CONNINFO, /* const char *, for libpq; may hold a password: never shown */
 };
 

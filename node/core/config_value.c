@@ -47,6 +47,7 @@ const char *option_noun(const struct option *o)
         [OPTION_ENDPOINT] = "a host with a port",
         [OPTION_NODE] = "a node's name",
         [OPTION_NAME] = "a name",
+        [OPTION_TEXT] = "a text",
         [OPTION_CONNINFO] = "a connection string",
     };
     return nouns[o->type];
@@ -79,6 +80,9 @@ void option_allowed(const struct option *o, struct buf *out)
     case OPTION_WORD:
         for (size_t i = 0; o->words[i]; i++)
             buf_printf(out, "%s%s", i ? ", " : "", o->words[i]);
+        break;
+    case OPTION_TEXT:
+        buf_printf(out, "at most %llu bytes of UTF-8", (unsigned long long)o->max);
         break;
     case OPTION_SOCKET:
         buf_printf(out, "at most %zu bytes when absolute", sizeof((struct sockaddr_un *)0)->sun_path - 1);
@@ -240,6 +244,17 @@ static const char *read_name(struct arena *a, const char *s)
     return n && !s[n] && n <= 255 ? arena_strdup(a, s) : NULL;
 }
 
+/* It goes into XML: no control characters but line ends and tabs. YAML has seen to UTF-8. */
+static const char *read_text(const struct option *o, const char *s, size_t n, struct arena *a)
+{
+    if (n > o->max)
+        return NULL;
+    for (const char *p = s; *p; p++)
+        if (((unsigned char)*p < 0x20 && !strchr("\t\n\r", *p)) || *p == 0x7f)
+            return NULL;
+    return arena_strdup(a, s);
+}
+
 /* libpq alone understands all of it, and says what is wrong when the database is opened. */
 static const char *read_conninfo(struct arena *a, const char *s)
 {
@@ -278,6 +293,8 @@ static const char *read_string(const struct option *o, const char *s, size_t n, 
         return all_of(s, "abcdefghijklmnopqrstuvwxyz0123456789-", 63) ? arena_strdup(a, s) : NULL;
     case OPTION_NAME:
         return read_name(a, s);
+    case OPTION_TEXT:
+        return read_text(o, s, n, a);
     case OPTION_CONNINFO:
         return read_conninfo(a, s);
     default:

@@ -22,6 +22,8 @@
     X(M_ACCOUNTS, "accounts_loaded", "accounts held in memory")                                                        \
     X(M_LOGIN_TOTAL, "logins_total", "successful authentications")                                                     \
     X(M_LOGIN_FAILED_TOTAL, "logins_failed_total", "failed authentications")                                           \
+    X(M_REGISTRATION_TOTAL, "registrations_total", "accounts made in band")                                            \
+    X(M_REGISTRATION_REFUSED_TOTAL, "registrations_refused_total", "attempts to make one that were refused")           \
     X(M_RESUMED_TOTAL, "resumptions_total", "resumed streams")                                                         \
     X(M_IN_MESSAGE_TOTAL, "stanzas_in_total{kind=\"message\"}", "stanzas received from clients")                       \
     X(M_IN_PRESENCE_TOTAL, "stanzas_in_total{kind=\"presence\"}", "stanzas received from clients")                     \

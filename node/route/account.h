@@ -61,6 +61,10 @@ void session_move_fail(struct session *se); /* it is about to end */
 void session_move_free(struct session *se);
 void resume_unavailable(struct sm *s, const struct envelope *e);
 
+/* ---- create.c ---- */
+
+void handle_create(struct sm *s, struct envelope **e);
+
 /* ---- register.c ---- */
 
 void handle_register(struct account *a, struct envelope *e);

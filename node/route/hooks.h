@@ -75,6 +75,8 @@ struct module {
     /* It goes on at another home, which nothing here may disturb: forgotten without a word. */
     void (*session_abandoned)(struct session *se);
     void (*session_close)(struct session *se); /* before it is freed; still in the account's list */
+    /* An account was made in band, by whoever is at this address. May come twice when a home is lost just then. */
+    void (*account_created)(struct sm *s, const struct jid *bare, const char *peer);
     /* A presence: from one of the account's own sessions (cx->session set), or from elsewhere to this account. */
     hook_fn *presence;
     /* A session has broadcast st, available or unavailable (RFC 6121 4.2, 4.4, 4.5), and has changed accordingly. */

@@ -278,10 +278,12 @@ void sm_unavailable(struct sm *s, struct envelope **ep)
 
 /* The keys have changed: whoever knew the old password is out. Or the account was removed: what is cached is forgotten.
  */
-static void account_revoked(struct account *a, bool removed)
+static void account_revoked(struct account *a, bool removed, uint64_t spared)
 {
     list_for_each_safe (l, &a->sessions) {
         struct session *se = container_of(l, struct session, link);
+        if (se->id == spared)
+            continue;
         session_kick(se, STREAM_NOT_AUTHORIZED);
         if (removed)
             session_end(&se);
@@ -450,7 +452,7 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
             session_end(&se);
         break;
     case ENV_REVOKED:
-        account_revoked(a, e->code);
+        account_revoked(a, e->code, e->id);
         break;
     case ENV_CALL:
         e->call(e->call_arg, a->missing ? NULL : a);
@@ -484,6 +486,10 @@ void sm_handle(struct sm *s, struct envelope **ep)
     }
     if ((*ep)->kind == ENV_AUTH) {
         handle_auth(s, ep);
+        return;
+    }
+    if ((*ep)->kind == ENV_CREATE) {
+        handle_create(s, ep);
         return;
     }
     if (handle_no_account(s, *ep)) {

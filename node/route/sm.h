@@ -12,6 +12,7 @@
 #ifndef ROOKERY_SM_H
 #define ROOKERY_SM_H
 
+#include "blocking.h"
 #include "config.h"
 #include "envelope.h"
 #include "hash.h"
@@ -139,7 +140,9 @@ struct sm {
     struct list takeovers;
     const struct module *const *modules; /* NULL-terminated; running order */
     uint64_t started_ms;                 /* loop_mono_ms at its start */
-    struct registry *registry;           /* storage/redis; the worker sets it. NULL: none */
+    struct blocking *blocking;           /* the worker sets both; NULL: no passwords are changed here */
+    struct inbox *inbox;
+    struct registry *registry; /* storage/redis; the worker sets it. NULL: none */
 };
 
 struct sm *sm_new(struct loop *l, struct store_client *st, const struct config *c, const uint8_t secret[32],

@@ -60,6 +60,12 @@ void c2s_deadline(struct c2s *c, uint32_t ms)
     timer_start(c->edge->loop, &c->deadline, ms, on_deadline, c);
 }
 
+void c2s_more_time(struct c2s *c, uint32_t ms)
+{
+    timer_start(c->edge->loop, &c->total, ms, on_total, c);
+    c2s_deadline(c, ms);
+}
+
 void c2s_uncount(struct c2s *c)
 {
     timer_stop(c->edge->loop, &c->total);
@@ -151,6 +157,7 @@ static void c2s_free(struct c2s *c)
         conn_close(&c->conn, 0);
     sasl_free(&c->sasl);
     c2s_forget_binding(c);
+    c2s_signup_free(c);
     env_free(&c->request);
     session_clear(&c->session);
     jid_free(&c->user);
@@ -423,6 +430,8 @@ static void run_element(struct c2s *c, struct arena **arena, struct xml *x)
         c2s_stanza(c, arena, x);
     else if (c->state == C2S_AUTHED && xml_is(x, "iq", NS_CLIENT))
         iq_before_binding(c, arena, x);
+    else if (c->state < C2S_AUTHED && c2s_signup(c, arena, x))
+        return;
     else if (is_stanza(x))
         c2s_stream_error(c, STREAM_NOT_AUTHORIZED, "not before authentication and binding");
     else if (!strcmp(x->ns, NS_STREAM) && !strcmp(x->name, "error"))
@@ -699,6 +708,9 @@ void edge_handle(struct edge *e, struct envelope **ep)
         switch (env->kind) {
         case ENV_KEYS:
             c2s_keys(c, env);
+            break;
+        case ENV_CREATED:
+            c2s_created(c, env);
             break;
         case ENV_BOUND:
             c2s_bound(c, env);

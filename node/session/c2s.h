@@ -102,6 +102,7 @@ struct c2s {
     uint32_t resume_h;
     char *resume_token;
     const struct jid *user; /* authenticated bare JID; malloc */
+    struct signup *signup;  /* c2s_signup.c; NULL: nobody asked */
 };
 
 struct c2s *edge_stream(const struct edge *e, uint64_t id);
@@ -119,7 +120,8 @@ void c2s_read_on(struct c2s *c);               /* when nothing is in the way any
 void c2s_wait(struct c2s *c);                  /* holds elements and pauses reading */
 void c2s_go_on(struct c2s *c);                 /* the wait is over: runs held elements */
 void c2s_deadline(struct c2s *c, uint32_t ms);
-void c2s_alive(struct c2s *c); /* starts the silence timer of a bound stream */
+void c2s_more_time(struct c2s *c, uint32_t ms); /* for all that is left before authentication */
+void c2s_alive(struct c2s *c);                  /* starts the silence timer of a bound stream */
 void c2s_send(struct c2s *c, struct envelope **e);
 void c2s_later(struct c2s *c);
 void c2s_uncount(struct c2s *c); /* not among the unauthenticated any more */
@@ -133,6 +135,15 @@ void c2s_sasl_response(struct c2s *c, const struct xml *x);
 void c2s_sasl_abort(struct c2s *c, const struct xml *x);
 void c2s_keys(struct c2s *c, const struct envelope *e);
 bool c2s_address_allowed(const struct c2s *c, const struct jid *user);
+
+/* c2s_signup.c */
+void c2s_signup_feature(const struct c2s *c, struct arena *a, struct xml *features);
+/* False: this element is no registration, or does not belong in this state. */
+bool c2s_signup(struct c2s *c, struct arena **arena, struct xml *x);
+void c2s_created(struct c2s *c, const struct envelope *e);
+/* What this client's connection forbids it to ask of its home; NULL: nothing. */
+struct stanza *c2s_signup_refusal(const struct c2s *c, const struct stanza *s);
+void c2s_signup_free(struct c2s *c);
 
 /* c2s_stanza.c */
 void c2s_bind(struct c2s *c, struct stanza *iq);

@@ -85,6 +85,7 @@ void c2s_features(struct c2s *c)
         xml_add(a, f, "sub", "urn:xmpp:features:pre-approval");
         c2s_deadline(c, cf->c2s.bind_timeout_ms);
     }
+    c2s_signup_feature(c, a, f);
     add_limits(c, a, f);
     /* The stream prefix is the one that the header declared. */
     c2s_write_text(c, "<stream:features>");
@@ -224,6 +225,7 @@ static void succeed(struct c2s *c)
     c->user = jid_dup(NULL, sasl_user(c->sasl));
     sasl_free(&c->sasl);
     metric_add(M_LOGIN_TOTAL, 1);
+    c2s_signup_free(c);
     log_info(&c->log, "authenticated", "jid", c->user->s, "peer", conn_peer(c->conn), "tls", conn_tls_info(c->conn));
     c2s_forget_binding(c);
     c->state = C2S_AUTHED;

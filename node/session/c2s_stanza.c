@@ -259,6 +259,14 @@ static void refuse(struct c2s *c, struct stanza *s, enum stanza_error e, const c
     window_slide(c);
 }
 
+/* An answer of our own to a stanza that goes no further. */
+static void answer(struct c2s *c, struct stanza **r)
+{
+    c2s_reply(c, r);
+    window_push(c, 0, NULL);
+    window_slide(c);
+}
+
 static void refuse_blocked(struct c2s *c, struct stanza *s)
 {
     struct stanza *r = s->kind == STANZA_PRESENCE ? NULL : stanza_error(s, SE_NOT_ACCEPTABLE, NULL);
@@ -294,6 +302,7 @@ void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x)
         stanza_free(&s);
         return;
     }
+    struct stanza *refusal;
     bool subscription = s->kind == STANZA_PRESENCE && s->type != PRESENCE_AVAILABLE && s->type != PRESENCE_UNAVAILABLE;
     if (e != OK)
         refuse(c, s, bad, NULL);
@@ -301,6 +310,8 @@ void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x)
         refuse_blocked(c, s);
     else if (s->to && forged_push(s) && !jid_eq_bare(s->to, c->session.jid) && !is_host(c, s->to))
         refuse(c, s, SE_SERVICE_UNAVAILABLE, NULL);
+    else if ((refusal = c2s_signup_refusal(c, s)))
+        answer(c, &refusal);
     else if (!old_session(c, s)) {
         if (s->kind == STANZA_MESSAGE)
             strip_forged(c, s);

@@ -8,6 +8,7 @@ extern const struct module xep_0012_last;
 extern const struct module xep_0030_disco;
 extern const struct module xep_0049_private;
 extern const struct module xep_0054_vcard;
+extern const struct module xep_0077_register;
 extern const struct module xep_0092_version;
 extern const struct module xep_0191_blocking;
 extern const struct module xep_0199_ping;

@@ -449,7 +449,7 @@ def test_10_nothing_before_login(connect, secure, state, name):
 
 
 @pytest.mark.rookery
-@pytest.mark.parametrize("name", ["message", "presence", "iq", "bind", "register", "dialback", "handshake"])
+@pytest.mark.parametrize("name", ["message", "presence", "iq", "bind", "dialback", "handshake"])
 def test_10_not_authorized_closes(secure, name):
     """RFC 6120 4.9.3.12."""
     raw = secure()

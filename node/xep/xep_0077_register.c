@@ -1,0 +1,173 @@
+/*
+ * In-band registration behind the login: what is on file, another password, the account's removal. What comes before
+ * the login is session/c2s_signup.c; what depends on the client's address is refused there too.
+ */
+#include "derive.h"
+#include "presence.h"
+#include "roster_data.h"
+#include "signup.h"
+#include "xep.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static enum hook_result refuse(struct hook_ctx *cx, enum stanza_error e, const char *text)
+{
+    return hook_reply(cx, signup_error(cx->stanza, e, text));
+}
+
+static void refuse_late(struct hook_late *l, enum stanza_error e, const char *text)
+{
+    struct stanza *r = signup_error(l->stanza, e, text);
+    hook_late_reply(&l, r);
+}
+
+/* Sessions end, but for the spared one (0: none): whoever knew the old password is out, or all are. */
+static void revoke(struct account *a, bool removed, uint64_t spared)
+{
+    struct envelope *e = env_new(ENV_REVOKED, a->jid);
+    e->code = removed;
+    e->id = spared;
+    a->sm->send(a->sm->send_arg, &e);
+}
+
+/* ---- another password ---- */
+
+static void on_password_written(void *arg, enum err e)
+{
+    struct hook_late *l = arg;
+    if (account_gone(l->account, e)) {
+        hook_late_reply(&l, NULL); /* which is not sent */
+    } else if (e == OK) {
+        log_info(&l->sm->log, "password-changed", "jid", l->account->jid->s);
+        revoke(l->account, false, l->session);
+        hook_late_reply(&l, NULL);
+    } else {
+        refuse_late(l, hook_err_stanza(e), NULL);
+    }
+}
+
+static void on_derived(void *arg, enum err e, const struct credentials *keys)
+{
+    struct hook_late *l = arg;
+    if (e == OK)
+        store_account_credentials_set(l->sm->store, l->account->jid, keys, on_password_written, l);
+    else
+        refuse_late(l, SE_NOT_ACCEPTABLE, "the password has characters that are not allowed");
+}
+
+/* The name as clients write it: the localpart, or the whole bare JID. */
+static bool own_name(const struct hook_ctx *cx, const char *name)
+{
+    const struct jid *own = cx->account->jid;
+    struct arena *a = cx->stanza->arena;
+    const struct jid *j = strchr(name, '@')
+                              ? jid_parse(a, name, strlen(name))
+                              : jid_make(a, name, arena_strndup(a, jid_domain(own), own->domain_len), NULL);
+    return j && jid_eq(j, own);
+}
+
+static enum hook_result change_password(struct hook_ctx *cx, const struct signup_request *r)
+{
+    struct sm *s = cx->sm;
+    if (!s->config->registration.change_password)
+        return refuse(cx, SE_NOT_ALLOWED, "passwords are not changed in band here");
+    if (!r->username || !r->password)
+        return refuse(cx, SE_BAD_REQUEST, "user name and password, please");
+    if (!own_name(cx, r->username))
+        return refuse(cx, SE_NOT_ALLOWED, "this is not your account; for a new one do not log in");
+    struct hook_late *l = hook_wait(cx);
+    if (derive_run(s->blocking, s->inbox, r->password, s->config->sasl.scram_iterations, on_derived, l) != OK)
+        refuse_late(l, SE_RESOURCE_CONSTRAINT, "too much to do, try later");
+    return WAIT;
+}
+
+/* ---- removal ---- */
+
+/* Both sides' (3.2): contacts see us go and are free to forget us. Nothing is written, as all of it is gone. */
+static void cancel_subscriptions(struct account *a)
+{
+    struct arena *ar = arena_new();
+    hash_for_each (n, &a->roster) {
+        struct roster_entry *e = container_of(n, struct roster_entry, node);
+        unsigned cancel = (e->subscription & SUB_TO || e->ask ? CANCEL_TO : 0) |
+                          (e->subscription & SUB_FROM ? CANCEL_FROM : 0) | (e->request ? CANCEL_REQUEST : 0);
+        presence_cancel(a, jid_trusted(ar, e->jid, strlen(e->jid)), cancel);
+    }
+    arena_free(&ar);
+    roster_unload(a);
+}
+
+static void on_removed(void *arg, enum err e)
+{
+    struct hook_late *l = arg;
+    struct account *a = l->account;
+    if (account_gone(a, e)) {
+        hook_late_reply(&l, NULL);
+    } else if (e == OK) {
+        log_info(&l->sm->log, "account-removed", "jid", a->jid->s);
+        cancel_subscriptions(a);
+        revoke(a, true, 0);
+        hook_late_reply(&l, NULL);
+    } else {
+        refuse_late(l, e == ERR_NOT_FOUND ? SE_REGISTRATION_REQUIRED : hook_err_stanza(e), NULL);
+    }
+}
+
+static enum hook_result remove_account(struct hook_ctx *cx)
+{
+    if (!cx->sm->config->registration.remove)
+        return refuse(cx, SE_NOT_ALLOWED, "accounts are not removed in band here");
+    struct hook_late *l = hook_wait(cx);
+    store_account_delete(cx->sm->store, l->account->jid, on_removed, l);
+    return WAIT;
+}
+
+/* ---- requests ---- */
+
+static bool enabled(const struct config *cf)
+{
+    return cf->registration.enabled || cf->registration.change_password || cf->registration.remove;
+}
+
+/* With another host of ours nobody who is logged in here has business of this kind. */
+static bool for_own_host(const struct hook_ctx *cx)
+{
+    const struct jid *to = cx->stanza->to, *own = cx->account->jid;
+    return !to || (to->domain_len == own->domain_len && !memcmp(jid_domain(to), jid_domain(own), own->domain_len));
+}
+
+static enum hook_result on_register(struct hook_ctx *cx)
+{
+    struct arena *a = cx->stanza->arena;
+    const struct jid *own = cx->account->jid;
+    struct signup_request r;
+    if (!cx->session || !for_own_host(cx))
+        return PASS;
+    if (!enabled(cx->sm->config))
+        return refuse(cx, SE_FEATURE_NOT_IMPLEMENTED, "nothing is registered in band here");
+    if (cx->stanza->type == IQ_GET)
+        return hook_reply(cx,
+                          signup_fields(cx->stanza, cx->sm->config, arena_strndup(a, jid_local(own), own->local_len)));
+    const char *bad = signup_read(a, cx->payload, &r);
+    if (bad)
+        return refuse(cx, SE_BAD_REQUEST, bad);
+    return r.remove ? remove_account(cx) : change_password(cx, &r);
+}
+
+static void on_info(struct hook_ctx *cx, struct arena *a, struct xml *query)
+{
+    if (cx->to == TO_SERVER && enabled(cx->sm->config))
+        xml_set(a, xml_add(a, query, "feature", NULL), "var", NS_REGISTER);
+}
+
+static const struct iq_hook iq[] = {
+    {IQ_GETS | IQ_SETS, TO_SERVER | TO_SELF, NS_REGISTER, "query", on_register},
+    {0},
+};
+
+const struct module xep_0077_register = {
+    .name = "register",
+    .iq = iq,
+    .disco_info = on_info,
+};

@@ -1,0 +1,359 @@
+"""XEP-0077: accounts made before login, passwords changed and accounts removed behind it; legacy codes beside the errors."""
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from conftest import befriend
+from raw import NS, StreamClosed, condition, every, get, new_id, text
+from test_xep_small import info
+
+NS["reg"] = "jabber:iq:register"
+NS["regfeature"] = "http://jabber.org/features/iq-register"
+GET = "<query xmlns='jabber:iq:register'/>"
+ALL = {"enabled": True, "change_password": True, "remove": True}
+PASSWORD = "correct horse"
+
+
+def fields(username=None, password=PASSWORD):
+    return ("<query xmlns='jabber:iq:register'>" + (f"<username>{username}</username>" if username is not None else "")
+            + (f"<password>{password}</password>" if password is not None else "") + "</query>")
+
+
+def form(username, password=PASSWORD, form_type="jabber:iq:register"):
+    values = {"FORM_TYPE": form_type, "username": username, "password": password}
+    return ("<query xmlns='jabber:iq:register'><x xmlns='jabber:x:data' type='submit'>"
+            + "".join(f"<field var='{k}'><value>{v}</value></field>" for k, v in values.items() if v is not None)
+            + "</x></query>")
+
+
+def refusal(reply):
+    """(condition, code, text) of an error."""
+    assert reply.get("type") == "error", ET.tostring(reply).decode()
+    return condition(reply), get(reply, "error").get("code"), text(reply, "error/e:text")
+
+
+def refused(raw, payload, to=None):
+    return refusal(raw.request("set", payload, to))[:2]
+
+
+@pytest.fixture(scope="module")
+def open_server():
+    """One server where everything of this XEP is allowed."""
+    import conftest
+    import rig
+    s = rig.new_server(registration=dict(ALL))
+    try:
+        yield s.start()
+        conftest.stop_cleanly(s)
+    finally:
+        s.remove()
+
+
+_number = iter(range(1, 10 ** 6))
+
+
+@pytest.fixture
+def name():
+    return lambda: f"new{next(_number)}"
+
+
+def enter(secure, at, local, password=PASSWORD, domain=None):
+    """The failure of a login, or a bound session."""
+    raw = secure(at=at, domain=domain)
+    if failure := raw.auth(local, password):
+        return failure
+    raw.open()
+    raw.bind()
+    return raw
+
+
+# -- before login ----------------------------------------------------------------------------------------------------
+
+def test_enquiry_and_attempt(secure, open_server, name):
+    """What scripts do: ask, try, log in on the same stream."""
+    raw, local = secure(at=open_server), name()
+    assert get(raw.features, "regfeature:register") is not None
+    reply = raw.result("get", GET, to=raw.domain)
+    query = get(reply, "reg:query")
+    assert {"instructions", "username", "password"} <= {e.tag.split("}")[1] for e in query}
+    assert get(query, "reg:registered") is None
+    types = {f.get("var"): (f.get("type"), text(f, "x:value")) for f in every(query, "x:x/x:field")}
+    assert types["FORM_TYPE"] == ("hidden", "jabber:iq:register")
+    assert types["username"][0] == "text-single" and types["password"][0] == "text-private"
+    reply = raw.result("set", fields(local), to=raw.domain)
+    assert len(reply) == 0
+    assert raw.auth(local, PASSWORD) is None
+    raw.open()
+    raw.bind()
+    assert raw.bare == f"{local}@{raw.domain}"
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_every_mechanism_knows_the_password(secure, open_server, name, mechanism):
+    raw, local = secure(at=open_server), name()
+    raw.result("set", fields(local))
+    assert raw.auth(local, PASSWORD, mechanism) is None
+
+
+def test_nothing_but_keys_is_stored(secure, new_server):
+    server = new_server(registration={"enabled": True}, node={"workers": 1})
+    secret = "a phrase that is nowhere"
+    secure(at=server).result("set", fields("somebody", secret))
+    server.stop()
+    for path in server.dir.rglob("*"):
+        if path.is_file():
+            assert secret.encode() not in path.read_bytes(), path
+
+
+def test_form(secure, open_server, name):
+    raw, local = secure(at=open_server), name()
+    raw.result("set", form(local))
+    assert raw.auth(local, PASSWORD) is None
+
+
+@pytest.mark.parametrize("payload,want", [
+    (form("x", form_type="urn:other"), ("bad-request", "400")),
+    (form("x", password=None), ("not-acceptable", "406")),
+    (fields(), ("not-acceptable", "406")),
+    (fields(""), ("not-acceptable", "406")),
+    (fields("x", None), ("not-acceptable", "406")),
+    (fields("x", ""), ("not-acceptable", "406")),
+    (fields("x", "&#x7;".replace("&#x7;", "\u0378")), ("not-acceptable", "406")),
+    (fields("a b"), ("jid-malformed", "400")),
+    (fields("romeo@elsewhere.test"), ("jid-malformed", "400")),
+    (fields("x" * 1024), ("jid-malformed", "400")),
+    ("<query xmlns='jabber:iq:register'><remove/></query>", ("unexpected-request", "400")),
+], ids=range(11))
+def test_refused_attempts(secure, open_server, payload, want):
+    raw = secure(at=open_server)
+    assert refused(raw, payload) == want
+    raw.result("get", GET)  # and the stream goes on
+
+
+def test_taken_name(secure, open_server, name):
+    local = name()
+    secure(at=open_server).result("set", fields(local))
+    raw = secure(at=open_server)
+    assert refused(raw, fields(local.upper(), "another password")) == ("conflict", "409")
+    assert raw.auth(local, "another password") == "not-authorized"
+    assert raw.auth(local, PASSWORD) is None
+
+
+def test_name_is_prepared(secure, open_server, name):
+    raw, local = secure(at=open_server), name()
+    raw.result("set", fields(local.upper()))
+    assert raw.auth(local, PASSWORD) is None
+
+
+def test_hosts_are_apart(secure, open_server, name):
+    local = name()
+    secure(at=open_server).result("set", fields(local))
+    other = secure(at=open_server, domain="second.test")
+    other.result("set", fields(local, "of the second"))
+    assert other.auth(local, "of the second") is None
+    assert enter(secure, open_server, local).bare == f"{local}@rookery.test"
+
+
+def test_one_account_a_stream(secure, open_server, name):
+    raw = secure(at=open_server)
+    raw.result("set", fields(name()))
+    assert refused(raw, fields(name())) == ("not-acceptable", "406")
+
+
+def test_requests_of_a_stream_are_limited(secure, open_server):
+    raw = secure(at=open_server)
+    with pytest.raises(StreamClosed) as end:
+        for _ in range(30):
+            raw.result("get", GET)
+    assert end.value.error == "policy-violation"
+
+
+def test_not_before_tls(connect, open_server):
+    """THREATS 10."""
+    raw = connect(at=open_server)
+    assert get(raw.open(), "regfeature:register") is None
+    raw.send(f"<iq type='get' id='x'>{GET}</iq>")
+    raw.expect_close("not-authorized")
+
+
+def test_without_tls_where_it_is_allowed(connect, new_server):
+    server = new_server(registration=dict(ALL), c2s={"require_tls": False})
+    raw = connect(at=server)
+    assert get(raw.open(), "regfeature:register") is not None
+    raw.result("set", fields("clear"))
+    assert raw.auth("clear", PASSWORD) is None
+    raw.open()
+    raw.bind()
+    assert refused(raw, fields("clear", "another password")) == ("not-authorized", "401")
+
+
+@pytest.mark.parametrize("to", ["elsewhere.test", "second.test", "romeo@rookery.test"])
+def test_only_for_the_host(secure, open_server, to):
+    raw = secure(at=open_server)
+    raw.send(f"<iq type='get' id='x' to='{to}'>{GET}</iq>")
+    raw.expect_close("not-authorized")
+
+
+def test_off(secure, login):
+    raw = secure()
+    assert get(raw.features, "regfeature:register") is None
+    assert refusal(raw.request("get", GET))[:2] == ("feature-not-implemented", "501")
+    assert refused(raw, fields("x")) == ("feature-not-implemented", "501")
+    raw = login()
+    assert "jabber:iq:register" not in info(raw, raw.domain)[1]
+    assert refusal(raw.request("get", GET, raw.domain))[:2] == ("feature-not-implemented", "501")
+    assert refused(raw, "<query xmlns='jabber:iq:register'><remove/></query>") == ("feature-not-implemented", "501")
+
+
+def test_each_part_is_switched_alone(new_server, secure):
+    raw = enter_new(secure, new_server(registration={"enabled": True}))
+    assert refused(raw, "<query xmlns='jabber:iq:register'><remove/></query>") == ("not-allowed", "405")
+    assert refused(raw, fields("somebody", "other words")) == ("not-allowed", "405")
+
+
+def enter_new(secure, server, local="somebody"):
+    raw = secure(at=server)
+    raw.result("set", fields(local))
+    assert raw.auth(local, PASSWORD) is None
+    raw.open()
+    raw.bind()
+    return raw
+
+
+@pytest.mark.single("the clock of one process")
+def test_time_for_the_form(secure, new_server):
+    """Who asks for the form gets the time to fill it in, once."""
+    server = new_server(registration={"enabled": True, "timeout": "2s"},
+                        c2s={"unauthenticated_timeout": "1s", "sasl_timeout": "1s"})
+    idle, asks = secure(at=server), secure(at=server)
+    asks.result("get", GET)
+    assert idle.expect_close("connection-timeout") < 3
+    asks.result("get", GET)  # it lives longer
+    assert asks.expect_close("connection-timeout") < 4
+
+
+# -- behind the login ------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def member(secure, open_server, name):
+    def make(presence=False, local=None):
+        raw = enter_new(secure, open_server, local or name())
+        raw.local = raw.jid.split("@")[0]
+        if presence:
+            raw.roster = raw.result("get", "<query xmlns='jabber:iq:roster'/>")
+            raw.presence()
+        return raw
+    return make
+
+
+def test_registered(member):
+    raw = member()
+    assert "jabber:iq:register" in info(raw, raw.domain)[1]
+    for to in (None, raw.domain):
+        query = get(raw.result("get", GET, to), "reg:query")
+        assert get(query, "reg:registered") is not None
+        assert text(query, "reg:username") == raw.local
+        assert not text(query, "reg:password")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_password_change(member, secure, open_server, whole):
+    raw = member()
+    raw.result("set", fields(raw.bare if whole else raw.local, "other words"), raw.domain)
+    assert enter(secure, open_server, raw.local) == "not-authorized"
+    assert enter(secure, open_server, raw.local, "other words").bare == raw.bare
+    raw.ping()  # this session goes on
+
+
+def test_password_change_by_form(member, secure, open_server):
+    raw = member()
+    raw.result("set", form(raw.local, "other words", "jabber:iq:register:changepassword"), raw.domain)
+    assert enter(secure, open_server, raw.local, "other words").bare == raw.bare
+
+
+def test_password_change_ends_other_sessions(member, secure, open_server):
+    raw = member()
+    other = enter(secure, open_server, raw.local)
+    raw.result("set", fields(raw.local, "other words"), raw.domain)
+    other.expect_close("not-authorized")
+    raw.ping()
+
+
+@pytest.mark.parametrize("payload,want", [
+    (fields("{own}", None), ("bad-request", "400")),
+    (fields(None, "other words"), ("bad-request", "400")),
+    (fields("{own}", "\u0378"), ("not-acceptable", "406")),
+    (fields("somebody-else", "other words"), ("not-allowed", "405")),
+    ("<query xmlns='jabber:iq:register'><remove/><username>x</username></query>", ("bad-request", "400")),
+], ids=range(5))
+def test_refused_changes(member, secure, open_server, payload, want):
+    raw = member()
+    assert refused(raw, payload.format(own=raw.local), raw.domain) == want
+    assert enter(secure, open_server, raw.local).bare == raw.bare
+
+
+def test_nobody_changes_anothers_account(member, secure, open_server):
+    a, b = member(), member()
+    for payload in (fields(b.local, "stolen"), "<query xmlns='jabber:iq:register'><remove/></query>"):
+        assert a.refused("set", payload, b.bare) == "service-unavailable"
+        assert a.refused("set", payload, "second.test") == "service-unavailable"
+    assert enter(secure, open_server, b.local).bare == b.bare
+    assert enter(secure, open_server, a.local).bare == a.bare
+
+
+def test_removal(member, secure, open_server):
+    raw = member()
+    other = enter(secure, open_server, raw.local)
+    raw.result("set", "<query xmlns='jabber:iq:register'><remove/></query>")
+    raw.expect_close("not-authorized")
+    other.expect_close("not-authorized")
+    assert enter(secure, open_server, raw.local) == "not-authorized"
+
+
+def test_removal_cancels_subscriptions(member):
+    a, b = member(presence=True), member(presence=True)
+    befriend(a, b)
+    a.result("set", "<query xmlns='jabber:iq:register'><remove/></query>")
+    b.expect("presence", type="unsubscribe", from_=a.bare)
+    b.expect("presence", type="unavailable", from_=a.jid)
+    b.expect("presence", type="unsubscribed", from_=a.bare)
+    item = b.expect("iq", type="set", where=lambda e: (i := get(e, "roster:query/roster:item")) is not None
+                    and i.get("subscription") == "none")
+    assert get(item, "roster:query/roster:item").get("jid") == a.bare
+    assert not [e for e in b.before() if e.get("type") == "unavailable"], "only once"
+
+
+def test_a_name_given_again_knows_nothing(member, secure, open_server):
+    """All data went with the account: contacts, messages, those that wait too."""
+    a, b = member(presence=True), member(presence=True)
+    befriend(a, b)
+    b.message(a.bare, "for the first owner")
+    a.expect("message", type="chat")
+    a.presence(type="unavailable")
+    b.expect("presence", type="unavailable", from_=a.jid)
+    b.message(a.bare, "waits for the first owner")
+    b.ping()
+    a.result("set", "<query xmlns='jabber:iq:register'><remove/></query>")
+    a.expect_close("not-authorized")
+    again = member(presence=True, local=a.local)
+    assert not every(again.roster, "roster:query/roster:item")
+    assert not [e for e in again.before() if e.tag.endswith("message")]
+    again.send("<iq type='set' id='mam'><query xmlns='urn:xmpp:mam:2' queryid='q'/></iq>")
+    assert get(again.expect("iq", id="mam", type="result"), "mam:fin/rsm:set/rsm:first") is None
+    b.presence()
+    assert not [e for e in again.before() if e.tag.endswith("presence") and e.get("from") == b.jid]
+
+
+def test_removal_ends_resumption(member, secure, open_server):
+    raw = member()
+    other = enter(secure, open_server, raw.local)
+    token = other.enable_sm().get("id")
+    other.cut()
+    raw.result("set", "<query xmlns='jabber:iq:register'><remove/></query>")
+    raw.expect_close("not-authorized")
+    again = secure(at=open_server)
+    again.result("set", fields(raw.local))
+    assert again.auth(raw.local, PASSWORD) is None
+    again.open()
+    again.send(f"<resume xmlns='urn:xmpp:sm:3' previd='{token}' h='0'/>")
+    assert again.expect_any("sm:resumed", "sm:failed").tag.endswith("failed")
