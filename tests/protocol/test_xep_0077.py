@@ -1,5 +1,8 @@
 """XEP-0077: accounts made before login, passwords changed and accounts removed behind it; legacy codes beside the errors."""
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
@@ -357,3 +360,29 @@ def test_removal_ends_resumption(member, secure, open_server):
     again.open()
     again.send(f"<resume xmlns='urn:xmpp:sm:3' previd='{token}' h='0'/>")
     assert again.expect_any("sm:resumed", "sm:failed").tag.endswith("failed")
+
+
+# -- real clients ----------------------------------------------------------------------------------------------------
+
+def library(name, server, local, new="other words"):
+    """What the client program says, as lists of fields."""
+    program = Path(__file__).parent / "clients" / f"register_{name}.py"
+    done = subprocess.run([sys.executable, program, f"{local}@{server.domain}", PASSWORD, new, "127.0.0.1", str(server.port)],
+                          text=True, capture_output=True, timeout=60)
+    return [line.split("\t") for line in done.stdout.splitlines()], done.stderr
+
+
+@pytest.mark.parametrize("client", ["slix", "aio"])
+def test_library(open_server, name, secure, client):
+    local = name()
+    said, errors = library(client, open_server, local)
+    assert said == [["fields", "password,username"], ["registered"], ["online", f"{local}@{open_server.domain}"],
+                    ["known", "True", local], ["changed"], ["removed"]], errors
+    assert enter(secure, open_server, local, "other words") == "not-authorized"
+
+
+def test_library_hears_conflict(open_server, name, secure):
+    local = name()
+    secure(at=open_server).result("set", fields(local))
+    said, errors = library("slix", open_server, local)
+    assert said[-1] == ["error", "conflict", "409"], errors
