@@ -59,7 +59,7 @@ static void account_free(struct account *a)
     CHECK(!a->pins && !a->session_count && !a->wait_head, "account %s is in use", a->jid->s);
     lru_leave(a);
     timer_stop(s->loop, &a->timer);
-    if (a->abandoned)
+    if (list_linked(&a->abandoned_link))
         list_del(&a->abandoned_link);
     else
         hash_remove(&s->accounts, &a->node);
@@ -226,6 +226,13 @@ static void account_empty(struct account *a)
     }
 }
 
+/* Nobody finds it any more. */
+static void unlist(struct account *a)
+{
+    hash_remove(&a->sm->accounts, &a->node);
+    list_add_tail(&a->sm->abandoned, &a->abandoned_link);
+}
+
 void account_abandon(struct account *a)
 {
     struct sm *s = a->sm;
@@ -236,8 +243,8 @@ void account_abandon(struct account *a)
     timer_stop(s->loop, &a->timer);
     a->gathering = false;
     a->abandoned = true;
-    hash_remove(&s->accounts, &a->node);
-    list_add_tail(&s->abandoned, &a->abandoned_link);
+    if (!list_linked(&a->abandoned_link))
+        unlist(a);
     list_for_each (l, &a->sessions)
         for (const struct module *const *m = s->modules; *m; m++)
             if ((*m)->session_abandoned)
@@ -248,6 +255,14 @@ void account_abandon(struct account *a)
     if (waits)
         account_unpin(a);
     account_unpin(a);
+}
+
+void account_renewed(struct sm *s, const struct jid *bare)
+{
+    struct account *a = account_find(s, bare);
+    if (!a || !a->missing)
+        return;
+    unlist(a);
 }
 
 bool account_gone(struct account *a, enum err e)

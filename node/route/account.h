@@ -34,6 +34,10 @@ void account_run_waiting(struct account *a);
  * now, or when the last pin goes. */
 void account_abandon(struct account *a);
 
+/* This name has an account again. What is in memory of the one before it, and has still something to end, does so out
+ * of everybody's sight. */
+void account_renewed(struct sm *s, const struct jid *bare);
+
 /* ---- cluster.c ---- */
 
 void cluster_account_loaded(struct account *a, const struct account_data *d); /* before what waits for it runs */

@@ -13,13 +13,19 @@ static const struct creation *creation_of(const struct create *c)
     return (const struct creation *)c->e->bytes->data;
 }
 
+static void tell_modules(struct sm *s, const struct create *c)
+{
+    account_renewed(s, c->e->jid);
+    for (const struct module *const *m = s->modules; *m; m++)
+        if ((*m)->account_created)
+            (*m)->account_created(s, c->e->jid, creation_of(c)->peer);
+}
+
 static void create_end(struct create *c, enum err e)
 {
     struct sm *s = c->sm;
     if (e == OK)
-        for (const struct module *const *m = s->modules; *m; m++)
-            if ((*m)->account_created)
-                (*m)->account_created(s, c->e->jid, creation_of(c)->peer);
+        tell_modules(s, c);
     if (e != ERR_FENCED) { /* else the new home is asked */
         struct envelope *r = env_new(ENV_CREATED, NULL);
         r->to = c->e->from;
