@@ -56,10 +56,11 @@ def leave(clusters, begin=None):
 
 @pytest.fixture
 def login(cluster):
-    """A bound session on a node: login('user0', 2), login('user0', 2, 'phone', presence=False)."""
+    """A bound session on a node: login('user0', 2), login('user0', 2, 'phone', presence=False). bind=False:
+    authenticated only."""
     Raw.created.clear()
 
-    def make(user, node, resource=None, presence=True, of=None, password="secret"):
+    def make(user, node, resource=None, presence=True, of=None, password="secret", bind=True):
         c = of or cluster
         raw = Raw(c.port(node), c.domains[0]).start_tls(alpn=["xmpp-client"])
         raw.name = f"{user} at node{node}"
@@ -67,8 +68,9 @@ def login(cluster):
         failure = raw.auth(user, password)
         assert failure is None, failure
         raw.features = raw.open()
-        raw.bind(resource)
-        if presence:
+        if bind:
+            raw.bind(resource)
+        if bind and presence:
             raw.presence()
         return raw
     yield make

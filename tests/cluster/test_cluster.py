@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from raw import StreamClosed, Timeout, get, text
+from raw import StreamClosed, Timeout, get, qname, text
 from test_services import below, eventually
 
 NODES = (1, 2, 3)
@@ -137,6 +137,32 @@ def test_the_database_fails_over(cluster, login):
     converse(b, a)
     cluster.start("pg")
     converse(a, b)
+
+
+def home(cluster, user):
+    return json.loads(cluster.ctl(1, "--json", "where", f"{user}@{cluster.domains[0]}"))["home"]
+
+
+def test_nothing_comes_before_resumed(cluster, login):
+    """<resumed/> waits until what was sent before is committed, here at a home that hangs; the rest waits behind it, <r/> too."""
+    homes = {f"user{i}": home(cluster, f"user{i}") for i in range(10)}
+    away = next(name for name, h in homes.items() if h == "node3")
+    here = [name for name, h in homes.items() if h != "node3"]
+    a, c = login(here[0], 1), login(here[1], 1)
+    previd = a.enable_sm().get("id")
+    new = login(here[0], 1, bind=False)
+    new.answer_acks = False  # an <r/> is not answered but kept
+    cluster.pause("node3")
+    try:
+        a.message(f"{away}@{cluster.domains[0]}", "not yet committed")
+        time.sleep(0.2)  # its node has it before the other connection speaks
+        new.send(f"<resume xmlns='urn:xmpp:sm:3' previd='{previd}' h='{a.handled}'/>")
+        c.send(f"<iq type='get' id='while' to='{a.jid}'><ping xmlns='urn:xmpp:ping'/></iq>")
+        time.sleep(1)
+    finally:
+        cluster.resume("node3")
+    assert new.expect_any("sm:resumed", "sm:r", "iq").tag == qname("sm:resumed")
+    new.expect("iq", where=lambda e: e.get("id") == "while")
 
 
 def test_redis_is_not_needed(cluster, login):
