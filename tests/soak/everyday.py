@@ -1,8 +1,8 @@
-"""What people do all day, once a second and on all nodes of a cluster, with every answer judged: presence, roster, chat, archive, a
-login, a resumption on another node. For tests/soak/cluster --everyday: faults that nobody may notice are shown by it.
+"""What people do all day, again and again, on all nodes of a cluster, with every answer judged: presence, roster, chat,
+archive, a login, a resumption on another node. Run by tests/soak/cluster --everyday.
 
-Three accounts, user0 to user2 of those it is given, are in each other's rosters. Whatever comes that was not to come is trouble: a
-stanza error, an end of a stream, a presence that says of a contact what is not so, a message twice.
+Three accounts are in each other's rosters. Whatever comes that was not to come is trouble: a stanza error, an end of a
+stream, a presence that says of a contact what is not so, a message twice.
 """
 import asyncio
 import threading
