@@ -26,7 +26,9 @@ struct addr {
 enum env_kind {
     /* c2s -> home of env->jid */
     ENV_AUTH,    /* code: enum scram_hash. Answered by ENV_KEYS */
-    ENV_BIND,    /* jid: full, or bare (the home picks a resource). Answered by ENV_BOUND */
+    ENV_BIND,    /* jid: full, or bare (the home picks a resource). Answered by ENV_BOUND. flags: BIND_*; id: hash of
+                    what the client's installation calls itself (XEP-0388), 0: unknown. With BIND_2 jid is bare and the
+                    stanza is an iq around the <bind/> of XEP-0386 */
     ENV_RESUME,  /* jid: bare; bytes: SHA-256 of the token. Answered by ENV_RESUMED */
     ENV_ROUTE,   /* a stanza for env->jid; also sm -> sm, then session is 0 */
     ENV_SELF,    /* the sender's home: its copy of a message, or an iq or presence for it; jid: the sender's bare JID */
@@ -42,7 +44,7 @@ enum env_kind {
     ENV_CREATE,   /* a new account for env->jid; bytes: struct creation. Answered by ENV_CREATED */
     /* sm -> c2s at env->to, for env->session */
     ENV_KEYS,      /* code: enum err; flags: 1 when the account exists; bytes: struct scram_keys */
-    ENV_BOUND,     /* code: 0, or 1 + enum stanza_error; jid: the full JID */
+    ENV_BOUND,     /* code: 0, or 1 + enum stanza_error; jid: the full JID; bytes, for BIND_2: children of <bound/> */
     ENV_RESUMED,   /* code: enum err; id: with OK the session to take over, else the durable h or UINT64_MAX for none */
     ENV_COMMITTED, /* stanza seq is handled here; code: the enum env_kind it came as, 0: it went one way only */
     ENV_DELIVER,   /* bytes: a stanza for the client; id: its archive id, 0: not tracked; seq: the watermark in storage,
@@ -72,6 +74,9 @@ struct creation {
     struct credentials keys;
     char peer[48]; /* address of who registers, for those who are told; NUL-terminated */
 };
+
+/* ENV_BIND's flags. */
+enum { BIND_2 = 1 };
 
 /* ENV_REGISTER's flags. */
 enum {

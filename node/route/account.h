@@ -52,6 +52,11 @@ void session_at(struct session *se, struct addr at);
 bool addr_is(const struct sm *s, struct addr a, struct addr b);
 void states_flush(struct sm *s); /* sends ENV_STATE of changed sessions */
 
+/* ---- bind.c ---- */
+
+void handle_bind(struct account *a, struct envelope **e);
+void bind_refuse(struct sm *s, const struct envelope *e, enum stanza_error why);
+
 /* ---- resume.c ---- */
 
 void handle_resume(struct account *a, struct envelope **e);

@@ -55,6 +55,14 @@ struct message_ctx {
     struct bytes *bytes; /* after commit: as delivered, with <stanza-id/> when stored */
 };
 
+/* A session bound by Bind 2 (XEP-0386). */
+struct bind_ctx {
+    const struct xml *bind; /* the client's <bind/> */
+    struct arena *arena;
+    struct xml *bound;                    /* hooks add their answers to it */
+    uint64_t first_id, last_id, archived; /* the archive in MAM's view at this moment */
+};
+
 struct module {
     const char *name;
     const char *const *features;         /* NULL-terminated: disco#info of a host */
@@ -69,6 +77,8 @@ struct module {
     /* After commit of the sender's copy (or at once when there is none). */
     void (*message_sent)(struct message_ctx *m);
     void (*session_open)(struct session *se); /* bound */
+    /* By Bind 2, after session_open: does what bind asks for. May run again for the same session. */
+    void (*session_bind)(struct session *se, struct bind_ctx *cx);
     /* Known here from another home, or moved to another node. home_died: what that home was about to tell may be lost.
      */
     void (*session_registered)(struct session *se, bool home_died);

@@ -768,6 +768,7 @@ static void backlog_end(struct delivery *d, bool all)
         backlog_note(m, d->after + 1);
     d->ready = true;
     mailbox_run(m);
+    watermark_advance(m);
     if (all)
         backlog_offer(m);
 }
@@ -781,6 +782,13 @@ static void backlog_give(struct mailbox *m, struct session *se, const struct arc
     deliver_now(se, b, row->id);
     bytes_unref(&raw);
     bytes_unref(&b);
+}
+
+/* XEP-0386: what waited before it was bound, and what it finds in the archive, is not sent to it: it counts as arrived.
+ */
+static bool in_its_archive(const struct session *se, const struct archive_row *row)
+{
+    return row->id <= se->archive_until && !(row->flags & ARCHIVE_HIDDEN);
 }
 
 static void on_pause_over(void *arg)
@@ -815,7 +823,8 @@ static void on_backlog(void *arg, enum err e, const struct archive_row *rows, si
         watermark_dirty(m);
     }
     for (size_t i = 0; i < n && se; i++) {
-        backlog_give(m, se, &rows[i]);
+        if (!in_its_archive(se, &rows[i]))
+            backlog_give(m, se, &rows[i]);
         d->after = rows[i].id;
     }
     if (e != OK || !se || !more)

@@ -16,6 +16,8 @@ struct bytes *session_state_pack(const struct session *se)
     m.blocking_pushes = se->blocking_pushes;
     m.carbons = se->carbons;
     m.bound_unix_us = se->bound_unix_us;
+    m.client = se->client;
+    m.archive_until = se->archive_until;
     if (se->available)
         m.presence = (ProtobufCBinaryData){se->presence->len, (uint8_t *)se->presence->data};
     for (size_t i = 0; i < se->directed_count; i++)
@@ -79,6 +81,8 @@ bool session_state_unpack(struct session *se, const struct bytes *b)
         se->blocking_pushes = m->blocking_pushes;
         se->carbons = m->carbons;
         se->bound_unix_us = m->bound_unix_us;
+        se->client = m->client;
+        se->archive_until = m->archive_until;
         bytes_unref(&se->presence);
         se->presence = presence;
         presence = NULL;

@@ -135,16 +135,7 @@ static void handle_auth(struct sm *s, struct envelope **ep)
     store_account_credentials_get(s->store, w->e->jid, on_credentials, w);
 }
 
-/* ---- binding ---- */
-
-static void bound_answer(struct sm *s, const struct envelope *q, const struct jid *full, uint32_t code)
-{
-    struct envelope *r = env_new(ENV_BOUND, full);
-    r->to = q->from;
-    r->session = q->session;
-    r->code = code;
-    s->send(s->send_arg, &r);
-}
+/* ---- stanzas ---- */
 
 void session_kick(struct session *se, enum stream_error why)
 {
@@ -158,65 +149,6 @@ void session_kick(struct session *se, enum stream_error why)
     k->code = why;
     s->send(s->send_arg, &k);
 }
-
-/* RFC 6120 7.7.2.2: the resource is taken. False: this bind is refused; *full may be replaced. */
-static bool bind_conflict(struct account *a, struct session *old, const struct jid **full, struct arena *ar)
-{
-    switch (a->sm->config->c2s.conflict) {
-    case CONFLICT_REJECT:
-        return false;
-    case CONFLICT_RENAME: {
-        char token[16];
-        random_token(token, 6);
-        *full = jid_with_resource(ar, a->jid, arena_printf(ar, "%.1000s-%s", jid_resource(*full), token));
-        return *full != NULL;
-    }
-    case CONFLICT_REPLACE:
-        break;
-    }
-    session_kick(old, STREAM_CONFLICT);
-    session_end(&old);
-    return true;
-}
-
-static void handle_bind(struct account *a, struct envelope *e)
-{
-    struct sm *s = a->sm;
-    const struct jid *full = e->jid;
-    struct session *again = sm_session(s, e->session);
-    if (a->missing) {
-        bound_answer(s, e, NULL, 1 + SE_NOT_ALLOWED);
-        return;
-    }
-    if (again && again->account == a && !again->lost) {
-        session_at(again, e->from);
-        bound_answer(s, e, again->jid, 0);
-        return;
-    }
-    session_move_forget(a, e->session);
-    if (jid_is_bare(full)) {
-        char token[32];
-        random_token(token, 12);
-        full = jid_with_resource(e->arena, a->jid, token);
-    }
-    struct session *old = account_session(a, full);
-    if (old && !bind_conflict(a, old, &full, e->arena)) {
-        bound_answer(s, e, NULL, 1 + SE_CONFLICT);
-        return;
-    }
-    if (a->session_count >= s->config->c2s.max_sessions_per_account) {
-        bound_answer(s, e, NULL, 1 + SE_RESOURCE_CONSTRAINT);
-        return;
-    }
-    struct session *se = session_new(a, e->session, e->from, full);
-    bound_answer(s, e, full, 0);
-    session_changed(se);
-    for (const struct module *const *m = s->modules; *m; m++)
-        if ((*m)->session_open)
-            (*m)->session_open(se);
-}
-
-/* ---- stanzas ---- */
 
 void envelope_committed(struct sm *s, const struct envelope *e)
 {
@@ -257,7 +189,7 @@ void sm_unavailable(struct sm *s, struct envelope **ep)
     struct envelope *e = *ep;
     switch (e->kind) {
     case ENV_BIND:
-        bound_answer(s, e, NULL, 1 + SE_RESOURCE_CONSTRAINT);
+        bind_refuse(s, e, SE_RESOURCE_CONSTRAINT);
         break;
     case ENV_RESUME:
         resume_unavailable(s, e);
@@ -419,7 +351,7 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
     }
     switch (e->kind) {
     case ENV_BIND:
-        handle_bind(a, e);
+        handle_bind(a, ep);
         break;
     case ENV_REGISTER:
         handle_register(a, e);

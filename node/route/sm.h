@@ -39,10 +39,12 @@ struct session {
     uint64_t reg;            /* its registration, see struct envelope */
     const struct jid *jid;   /* full; malloc */
     int8_t priority;
-    bool available;       /* has sent available presence */
-    bool interested;      /* asked for the roster (RFC 6121 2.1.6) */
-    bool blocking_pushes; /* asked for the blocking list (XEP-0191) */
-    bool carbons;         /* XEP-0280 enabled */
+    bool available;         /* has sent available presence */
+    bool interested;        /* asked for the roster (RFC 6121 2.1.6) */
+    bool blocking_pushes;   /* asked for the blocking list (XEP-0191) */
+    bool carbons;           /* XEP-0280 enabled */
+    uint64_t client;        /* hash of what the client's installation calls itself (XEP-0388); 0: unknown */
+    uint64_t archive_until; /* Bind 2: what is in MAM's view up to here the client fetches there; 0: nothing */
     bool resumable;
     bool recorded; /* storage has a record of it */
     uint8_t token_hash[32];

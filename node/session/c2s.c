@@ -156,12 +156,14 @@ static void c2s_free(struct c2s *c)
     if (c->conn)
         conn_close(&c->conn, 0);
     sasl_free(&c->sasl);
+    c2s_login_free(c);
     c2s_forget_binding(c);
     c2s_signup_free(c);
     env_free(&c->request);
     session_clear(&c->session);
     jid_free(&c->user);
     free(c->resume_token);
+    jid_free(&c->from);
     free((char *)c->host);
     free(c);
 }
@@ -228,6 +230,8 @@ void edge_enter(struct edge *e, struct c2s *c)
     xml_stream_attach(c->xml, e->parsers);
     c2s_deadline(c, (uint32_t)c->last_in_ms);
     conn_resume(c->conn);
+    if (c->login)
+        c2s_login_go(c);
 }
 
 void c2s_send(struct c2s *c, struct envelope **e)
@@ -305,10 +309,15 @@ void c2s_restart(struct c2s *c)
 {
     c->header_sent = false;
     c->ready = false;
-    if (c->xml) {
+    if (c->xml)
         xml_stream_reset(c->xml);
+    c2s_limits(c);
+}
+
+void c2s_limits(struct c2s *c)
+{
+    if (c->xml)
         xml_stream_limits(c->xml, limits_of(c));
-    }
 }
 
 static bool host_known(const struct config *cf, const char *domain)
@@ -343,6 +352,16 @@ static enum stream_error choose_host(struct c2s *c, const struct xml *header)
     return e;
 }
 
+/* RFC 6120 4.7.1: who the client says it is; not in clear, and not one that is no account's JID. */
+static void note_from(struct c2s *c, const struct xml *header)
+{
+    const char *from = xml_get(header, "from");
+    jid_free(&c->from);
+    c->from = from && conn_is_tls(c->conn) ? jid_parse(NULL, from, strlen(from)) : NULL;
+    if (c->from && (!jid_is_bare(c->from) || !c->from->local_len))
+        jid_free(&c->from);
+}
+
 static void on_open(void *arg, const struct xml *header, const char *content_ns)
 {
     struct c2s *c = arg;
@@ -370,6 +389,7 @@ static void on_open(void *arg, const struct xml *header, const char *content_ns)
     }
     if (c->state == C2S_DETECT)
         c->state = C2S_PLAIN;
+    note_from(c, header);
     send_header(c);
     c2s_features(c);
     c->ready = true;
@@ -396,6 +416,9 @@ static const struct {
     {1 << C2S_PLAIN | 1 << C2S_SASL, "auth", NS_SASL, c2s_sasl_auth},
     {1 << C2S_PLAIN | 1 << C2S_SASL, "response", NS_SASL, c2s_sasl_response},
     {1 << C2S_PLAIN | 1 << C2S_SASL, "abort", NS_SASL, c2s_sasl_abort},
+    {1 << C2S_SASL, "authenticate", NS_SASL2, c2s_sasl2_authenticate}, /* under TLS only */
+    {1 << C2S_SASL, "response", NS_SASL2, c2s_sasl_response},
+    {1 << C2S_SASL, "abort", NS_SASL2, c2s_sasl_abort},
     {1 << C2S_PLAIN | 1 << C2S_SASL | 1 << C2S_AUTHED | 1 << C2S_BOUND, "compress",
      "http://jabber.org/protocol/compress", refuse_compression},
     {1 << C2S_AUTHED | 1 << C2S_BOUND, "resume", NS_SM, c2s_sm_resume},
@@ -436,7 +459,7 @@ static void run_element(struct c2s *c, struct arena **arena, struct xml *x)
         c2s_stream_error(c, STREAM_NOT_AUTHORIZED, "not before authentication and binding");
     else if (!strcmp(x->ns, NS_STREAM) && !strcmp(x->name, "error"))
         c2s_end(c);
-    else if (c->state == C2S_AUTHED && (!strcmp(x->ns, NS_SASL) || !strcmp(x->ns, NS_TLS)))
+    else if (c->state >= C2S_AUTHED && (!strcmp(x->ns, NS_SASL) || !strcmp(x->ns, NS_SASL2) || !strcmp(x->ns, NS_TLS)))
         c2s_stream_error(c, STREAM_NOT_AUTHORIZED, "not twice on one stream");
     else
         c2s_stream_error(c, STREAM_UNSUPPORTED_STANZA_TYPE, NULL);
@@ -446,6 +469,11 @@ static void on_element(void *arg, struct arena **arena, struct xml *x)
 {
     struct c2s *c = arg;
     if (c->state == C2S_DEAD) {
+        arena_free(arena);
+        return;
+    }
+    if (c->login && strcmp(x->ns, NS_SASL2)) {
+        c2s_stream_error(c, STREAM_POLICY_VIOLATION, "not while a login is under way");
         arena_free(arena);
         return;
     }

@@ -1,5 +1,5 @@
-/* A client's stream. Private to session/: c2s.c (stream and states), c2s_auth.c, c2s_stanza.c, c2s_sm.c (XEP-0198),
- * c2s_csi.c (XEP-0352). */
+/* A client's stream. Private to session/: c2s.c (stream and states), c2s_auth.c, c2s_sasl2.c (SASL2, Bind 2),
+ * c2s_stanza.c, c2s_sm.c (XEP-0198), c2s_csi.c (XEP-0352). */
 #ifndef ROOKERY_C2S_H
 #define ROOKERY_C2S_H
 
@@ -11,6 +11,7 @@
 
 #define NS_TLS     "urn:ietf:params:xml:ns:xmpp-tls"
 #define NS_SASL    "urn:ietf:params:xml:ns:xmpp-sasl"
+#define NS_SASL2   "urn:xmpp:sasl:2"
 #define NS_BIND    "urn:ietf:params:xml:ns:xmpp-bind"
 #define NS_SESSION "urn:ietf:params:xml:ns:xmpp-session"
 #define NS_SM      "urn:xmpp:sm:3"
@@ -73,6 +74,17 @@ struct c2s_session {
     uint64_t seen_max;
 };
 
+/* A login by SASL2 (XEP-0388), from <authenticate/> to <success/> or <failure/>. Nothing but SASL2 may come meanwhile.
+ */
+struct login {
+    struct arena *arena;
+    const struct xml *request; /* the <authenticate/> */
+    uint64_t client;           /* hash of the user agent's id, 0: it gave none */
+    const char *data;          /* of the mechanism, for <success/>, base64; NULL: none */
+    bool resume_tried;
+    struct buf result; /* what was asked for inline has answered so far */
+};
+
 struct c2s {
     struct hash_node node;     /* edge->streams by session.id */
     struct list stranger_link; /* edge->strangers until authenticated */
@@ -83,17 +95,19 @@ struct c2s {
     enum c2s_state state;
     enum listen_mode mode;
     bool header_sent, waiting, paused, counted, pinged, peer_closed;
-    bool ready;            /* features of the present stream are out: elements may come */
-    const char *host;      /* the stream's host, malloc; fixed by the first header */
-    struct timer deadline; /* of the state; bound: silence; detached: resumption */
-    struct timer total;    /* of everything before authentication */
-    struct timer soon;     /* ask for an acknowledgement, tell the home what is handled */
-    struct task task;      /* end of turn */
+    bool ready;             /* features of the present stream are out: elements may come */
+    const char *host;       /* the stream's host, malloc; fixed by the first header */
+    const struct jid *from; /* bare JID that the stream's header under TLS claims, malloc; NULL: none */
+    struct timer deadline;  /* of the state; bound: silence; detached: resumption */
+    struct timer total;     /* of everything before authentication */
+    struct timer soon;      /* ask for an acknowledgement, tell the home what is handled */
+    struct task task;       /* end of turn */
     uint16_t move_to;
     bool moving;
     uint64_t last_in_ms;
     struct list held; /* elements that came while waiting: struct held */
     struct sasl *sasl;
+    struct login *login;          /* NULL: SASL1, or over */
     struct sasl_binding *binding; /* until authentication; malloc */
     unsigned attempts, offered;
     struct c2s_session session;
@@ -117,6 +131,7 @@ void c2s_end(struct c2s *c);                   /* closes politely; the session i
 void c2s_lost(struct c2s *c, const char *why); /* the connection is gone: detach if it may be resumed, else end */
 void c2s_restart(struct c2s *c);               /* a new stream header is expected */
 void c2s_read_on(struct c2s *c);               /* when nothing is in the way any more */
+void c2s_limits(struct c2s *c);                /* those of its state */
 void c2s_wait(struct c2s *c);                  /* holds elements and pauses reading */
 void c2s_go_on(struct c2s *c);                 /* the wait is over: runs held elements */
 void c2s_deadline(struct c2s *c, uint32_t ms);
@@ -136,6 +151,22 @@ void c2s_sasl_abort(struct c2s *c, const struct xml *x);
 void c2s_keys(struct c2s *c, const struct envelope *e);
 bool c2s_address_allowed(const struct c2s *c, const struct jid *user);
 
+/* The mechanism of this name begins with the client's first message, base64; NULL: none yet. */
+void c2s_sasl_begin(struct c2s *c, const char *mechanism, const char *initial);
+void c2s_sasl_fail(struct c2s *c, enum sasl_failure f);
+
+/* c2s_sasl2.c */
+void c2s_sasl2_features(struct c2s *c, struct arena *a, struct xml *features);
+void c2s_sasl2_authenticate(struct c2s *c, const struct xml *x);
+void c2s_login_data(struct c2s *c, const void *data, size_t n); /* what the mechanism says with success */
+/* Authenticated, on the home's worker: does what was asked for inline, step by step, up to <success/>. */
+void c2s_login_go(struct c2s *c);
+void c2s_login_bound(struct c2s *c, const struct envelope *e);
+void c2s_login_free(struct c2s *c);
+/* An answer that has its place in <success/>, or in the stream when there is no login under way. */
+void c2s_say(struct c2s *c, const char *text);
+void c2s_login_resumed(struct c2s *c); /* <success/> with what was said; no features */
+
 /* c2s_signup.c */
 void c2s_signup_feature(const struct c2s *c, struct arena *a, struct xml *features);
 /* False: this element is no registration, or does not belong in this state. */
@@ -148,6 +179,7 @@ void c2s_signup_free(struct c2s *c);
 /* c2s_stanza.c */
 void c2s_bind(struct c2s *c, struct stanza *iq);
 void c2s_bound(struct c2s *c, const struct envelope *e);
+void c2s_bound_as(struct c2s *c, const struct jid *full); /* the session begins */
 void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x);
 void c2s_committed(struct c2s *c, const struct envelope *e);
 void c2s_deliver(struct c2s *c, struct envelope *e);

@@ -2,6 +2,7 @@
 #include "c2s.h"
 
 #include <arpa/inet.h>
+#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,16 +75,20 @@ void c2s_features(struct c2s *c)
         c2s_deadline(c, cf->c2s.features_timeout_ms);
     } else if (c->state == C2S_SASL) {
         add_mechanisms(c, a, f);
+        c2s_sasl2_features(c, a, f);
         c2s_deadline(c, cf->c2s.sasl_timeout_ms);
     } else {
-        xml_add(a, f, "bind", NS_BIND);
-        xml_add(a, xml_add(a, f, "session", NS_SESSION), "optional", NULL);
-        xml_add(a, f, "sm", NS_SM);
+        if (c->state == C2S_AUTHED) {
+            xml_add(a, f, "bind", NS_BIND);
+            xml_add(a, xml_add(a, f, "session", NS_SESSION), "optional", NULL);
+            c2s_deadline(c, cf->c2s.bind_timeout_ms);
+        }
+        if (!c->session.sm)
+            xml_add(a, f, "sm", NS_SM);
         if (cf->c2s.csi_max_held)
             xml_add(a, f, "csi", NS_CSI);
         xml_add(a, f, "ver", "urn:xmpp:features:rosterver");
         xml_add(a, f, "sub", "urn:xmpp:features:pre-approval");
-        c2s_deadline(c, cf->c2s.bind_timeout_ms);
     }
     c2s_signup_feature(c, a, f);
     add_limits(c, a, f);
@@ -113,14 +118,16 @@ void c2s_starttls(struct c2s *c, const struct xml *x)
     conn_tls_host(c->conn, c->host);
 }
 
-/* ---- SASL (RFC 6120 section 6) ---- */
+/* ---- SASL (RFC 6120 section 6; in the shape of XEP-0388 while there is c->login) ---- */
 
 static void send_failure(struct c2s *c, enum sasl_failure f)
 {
     struct buf b = {0};
-    buf_printf(&b, "<failure xmlns='%s'><%s/></failure>", NS_SASL, sasl_failure_name(f));
+    buf_printf(&b, "<failure xmlns='%s'><%s xmlns='%s'/></failure>", c->login ? NS_SASL2 : NS_SASL,
+               sasl_failure_name(f), NS_SASL);
     c2s_write_text(c, buf_cstr(&b));
     buf_free(&b);
+    c2s_login_free(c);
     if (++c->attempts >= c->edge->config->c2s.max_auth_attempts)
         c2s_stream_error(c, STREAM_POLICY_VIOLATION, "too many failed attempts");
 }
@@ -134,7 +141,7 @@ static void on_delayed_failure(void *arg)
         c2s_go_on(c);
 }
 
-static void fail(struct c2s *c, enum sasl_failure f)
+void c2s_sasl_fail(struct c2s *c, enum sasl_failure f)
 {
     uint64_t now = loop_mono_ms(c->edge->loop);
     const struct jid *who = c->sasl ? sasl_user(c->sasl) : NULL;
@@ -202,7 +209,7 @@ bool c2s_address_allowed(const struct c2s *c, const struct jid *user)
 static void send_with_data(struct c2s *c, const char *name, const void *data, size_t n)
 {
     struct buf b = {0};
-    buf_printf(&b, "<%s xmlns='%s'>", name, NS_SASL);
+    buf_printf(&b, "<%s xmlns='%s'>", name, c->login ? NS_SASL2 : NS_SASL);
     if (n) {
         char *to = buf_reserve(&b, (n + 2) / 3 * 4 + 1);
         base64_encode(to, data, n);
@@ -213,31 +220,50 @@ static void send_with_data(struct c2s *c, const char *name, const void *data, si
     buf_free(&b);
 }
 
+/* XEP-0388: the identity must be the one that the stream's header has claimed. */
+static bool as_claimed(const struct c2s *c)
+{
+    return !c->login || !c->from || jid_eq(c->from, sasl_user(c->sasl));
+}
+
+static void move_home(struct c2s *c)
+{
+    c->move_to = c->edge->ops->home(c->edge->arg, c->user);
+    c->moving = c->move_to != c->edge->self.worker;
+    if (c->moving) {
+        conn_pause(c->conn);
+        c2s_later(c);
+    }
+}
+
 static void succeed(struct c2s *c)
 {
     size_t n;
     const void *data = sasl_out(c->sasl, &n);
-    if (!c2s_address_allowed(c, sasl_user(c->sasl))) {
-        fail(c, SASL_ACCOUNT_DISABLED);
+    if (!as_claimed(c) || !c2s_address_allowed(c, sasl_user(c->sasl))) {
+        c2s_sasl_fail(c, as_claimed(c) ? SASL_ACCOUNT_DISABLED : SASL_INVALID_AUTHZID);
         return;
     }
-    send_with_data(c, "success", data, n);
     c->user = jid_dup(NULL, sasl_user(c->sasl));
-    sasl_free(&c->sasl);
     metric_add(M_LOGIN_TOTAL, 1);
     c2s_signup_free(c);
     log_info(&c->log, "authenticated", "jid", c->user->s, "peer", conn_peer(c->conn), "tls", conn_tls_info(c->conn));
+    if (c->login)
+        c2s_login_data(c, data, n);
+    else
+        send_with_data(c, "success", data, n);
+    sasl_free(&c->sasl);
     c2s_forget_binding(c);
     c->state = C2S_AUTHED;
     c2s_uncount(c);
-    c2s_restart(c);
     c2s_deadline(c, c->edge->config->c2s.bind_timeout_ms);
-    c->move_to = c->edge->ops->home(c->edge->arg, c->user);
-    if (c->move_to != c->edge->self.worker) {
-        c->moving = true;
-        conn_pause(c->conn);
-        c2s_later(c);
-    }
+    if (c->login)
+        c2s_limits(c); /* the stream goes on (XEP-0388) */
+    else
+        c2s_restart(c);
+    move_home(c);
+    if (c->login && !c->moving)
+        c2s_login_go(c);
 }
 
 struct hashing {
@@ -285,7 +311,7 @@ static void start_hashing(struct c2s *c)
         blocking_run(c->edge->blocking, c->edge->inbox, &h->job) != OK) {
         c->sasl = h->sasl;
         free(h);
-        fail(c, SASL_TEMPORARY_AUTH_FAILURE);
+        c2s_sasl_fail(c, SASL_TEMPORARY_AUTH_FAILURE);
         if (c->state != C2S_DEAD)
             c2s_go_on(c);
     }
@@ -321,7 +347,7 @@ static void run(struct c2s *c, enum sasl_status st)
         succeed(c);
         break;
     case SASL_FAILURE:
-        fail(c, sasl_why(c->sasl));
+        c2s_sasl_fail(c, sasl_why(c->sasl));
         break;
     }
     if (held && !c->waiting && c->state != C2S_DEAD)
@@ -340,50 +366,61 @@ void c2s_keys(struct c2s *c, const struct envelope *e)
     run(c, sasl_keys(c->sasl, good ? &k : NULL, e->flags));
 }
 
-/* Decodes the element's text and gives it to the mechanism. "=" is an empty initial response (RFC 6120 6.4.2). */
-static void step(struct c2s *c, const struct xml *x, bool initial)
+/* A message of the client's, base64, to the mechanism. */
+static void step(struct c2s *c, const char *text)
 {
-    struct arena *a = arena_new();
-    const char *text = xml_text(a, x);
     size_t n = strlen(text);
-    char *raw = arena_bytes(a, n + 1);
-    long len = initial && !strcmp(text, "=") ? 0 : base64_decode(raw, n + 1, text, n);
+    char *raw = xmalloc(n + 1);
+    long len = base64_decode(raw, n + 1, text, n);
     if (len < 0)
-        fail(c, SASL_INCORRECT_ENCODING);
-    else if (initial && !n)
-        send_with_data(c, "challenge", NULL, 0); /* no initial response: an empty challenge asks for it */
+        c2s_sasl_fail(c, SASL_INCORRECT_ENCODING);
     else
         run(c, sasl_step(c->sasl, raw, (size_t)len));
-    arena_free(&a);
+    OPENSSL_cleanse(raw, n);
+    free(raw);
 }
 
-void c2s_sasl_auth(struct c2s *c, const struct xml *x)
+void c2s_sasl_begin(struct c2s *c, const char *mechanism, const char *initial)
 {
-    const char *name = xml_get(x, "mechanism");
-    if (c->state == C2S_PLAIN && c->edge->config->c2s.require_tls) {
-        fail(c, SASL_ENCRYPTION_REQUIRED);
-        return;
-    }
     sasl_free(&c->sasl); /* a new attempt ends the one before */
-    enum sasl_mech m = name ? sasl_find(name, c->offered) : SASL_MECHS;
+    enum sasl_mech m = mechanism ? sasl_find(mechanism, c->offered) : SASL_MECHS;
     if (m == SASL_MECHS) {
-        fail(c, SASL_INVALID_MECHANISM);
+        c2s_sasl_fail(c, SASL_INVALID_MECHANISM);
         return;
     }
     c->sasl = sasl_new(m, c->offered, binding(c), c->host);
-    step(c, x, true);
+    if (initial)
+        step(c, initial);
+    else
+        send_with_data(c, "challenge", NULL, 0); /* an empty challenge asks for it */
+}
+
+/* No text: no initial response; "=": an empty one (RFC 6120 6.4.2). */
+void c2s_sasl_auth(struct c2s *c, const struct xml *x)
+{
+    if (c->state == C2S_PLAIN && c->edge->config->c2s.require_tls) {
+        c2s_sasl_fail(c, SASL_ENCRYPTION_REQUIRED);
+        return;
+    }
+    struct arena *a = arena_new();
+    const char *text = xml_text(a, x);
+    c2s_sasl_begin(c, xml_get(x, "mechanism"), !*text ? NULL : !strcmp(text, "=") ? "" : text);
+    arena_free(&a);
 }
 
 void c2s_sasl_response(struct c2s *c, const struct xml *x)
 {
-    if (c->sasl)
-        step(c, x, false);
-    else
-        fail(c, SASL_MALFORMED_REQUEST);
+    if (!c->sasl || !c->login != !strcmp(x->ns, NS_SASL)) {
+        c2s_sasl_fail(c, SASL_MALFORMED_REQUEST);
+        return;
+    }
+    struct arena *a = arena_new();
+    step(c, xml_text(a, x));
+    arena_free(&a);
 }
 
 void c2s_sasl_abort(struct c2s *c, const struct xml *x)
 {
     (void)x;
-    fail(c, SASL_ABORTED);
+    c2s_sasl_fail(c, SASL_ABORTED);
 }

@@ -56,7 +56,7 @@ static void send_failed(struct c2s *c, const char *condition, uint64_t h)
     if (h != UINT64_MAX)
         snprintf(number, sizeof number, " h='%u'", (uint32_t)h);
     snprintf(text, sizeof text, "<failed xmlns='" NS_SM "'%s><%s xmlns='" NS_STANZAS "'/></failed>", number, condition);
-    c2s_write_text(c, text);
+    c2s_say(c, text);
 }
 
 static struct bytes *token_hash(const char *token)
@@ -97,7 +97,7 @@ void c2s_sm_enable(struct c2s *c, const struct xml *x)
         snprintf(text, sizeof text, "<enabled xmlns='" NS_SM "'/>");
     }
     c2s_send(c, &e);
-    c2s_write_text(c, text);
+    c2s_say(c, text);
 }
 
 static void send_ack(struct c2s *c)
@@ -307,6 +307,7 @@ void c2s_sm_detach(struct c2s *c)
     c->session.asked = false;
     c->waiting = false;
     c->resuming = false; /* lost before <resumed/>: the next stream asks again */
+    c2s_login_free(c);
     metric_add(M_SESSIONS_DETACHED, 1);
     timer_stop(c->edge->loop, &c->soon);
     c2s_sm_report(c);
@@ -323,6 +324,8 @@ void c2s_sm_resume(struct c2s *c, const struct xml *x)
     }
     if (!token || !parse_h(x, &c->resume_h)) {
         send_failed(c, "bad-request", UINT64_MAX);
+        if (c->login)
+            c2s_login_go(c);
         return;
     }
     free(c->resume_token);
@@ -338,7 +341,10 @@ void c2s_resume_failed(struct c2s *c, enum err why, uint64_t h)
     send_failed(c, why == ERR_NOT_FOUND ? "item-not-found" : "internal-server-error", h);
     free(c->resume_token);
     c->resume_token = NULL;
-    c2s_go_on(c);
+    if (c->login)
+        c2s_login_go(c);
+    else
+        c2s_go_on(c);
 }
 
 void c2s_resumed(struct c2s *c, const struct envelope *e)
@@ -393,7 +399,9 @@ static void resume_finish(struct c2s *c)
     buf_printf(&b, "<resumed xmlns='%s' previd='", NS_SM);
     xml_escape(&b, c->resume_token, strlen(c->resume_token), true);
     buf_printf(&b, "' h='%u'/>", tell_h(s));
-    c2s_write_text(c, buf_cstr(&b));
+    c2s_say(c, buf_cstr(&b));
+    if (c->login)
+        c2s_login_resumed(c);
     buf_free(&b);
     free(c->resume_token);
     c->resume_token = NULL;

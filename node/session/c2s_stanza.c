@@ -27,11 +27,23 @@ void c2s_bind(struct c2s *c, struct stanza *iq)
     c2s_ask(c, &e);
 }
 
+void c2s_bound_as(struct c2s *c, const struct jid *full)
+{
+    c->session.jid = jid_dup(NULL, full);
+    c->state = C2S_BOUND;
+    log_info(&c->log, "bound", "jid", full->s);
+    c2s_alive(c);
+}
+
 void c2s_bound(struct c2s *c, const struct envelope *e)
 {
     if (c->state != C2S_AUTHED || !c2s_asked(c, ENV_BIND))
         return;
     c2s_answered(c);
+    if (c->login) {
+        c2s_login_bound(c, e);
+        return;
+    }
     struct stanza *iq = stanza_new(STANZA_IQ, IQ_RESULT, NULL, NULL, c->resume_token);
     free(c->resume_token);
     c->resume_token = NULL;
@@ -45,10 +57,7 @@ void c2s_bound(struct c2s *c, const struct envelope *e)
         struct xml *b = xml_add(iq->arena, iq->x, "bind", NS_BIND);
         xml_add_leaf(iq->arena, b, "jid", NULL, e->jid->s);
         c2s_write(c, iq->x);
-        c->session.jid = jid_dup(NULL, e->jid);
-        c->state = C2S_BOUND;
-        log_info(&c->log, "bound", "jid", c->session.jid->s);
-        c2s_alive(c);
+        c2s_bound_as(c, e->jid);
     }
     stanza_free(&iq);
     c2s_go_on(c);

@@ -21,6 +21,11 @@ static enum hook_result on_disable(struct hook_ctx *cx)
     return hook_reply(cx, NULL);
 }
 
+static void on_bind(struct session *se, struct bind_ctx *cx)
+{
+    se->carbons |= xml_find(cx->bind, "enable", NS_CARBONS) != NULL;
+}
+
 static void copy_to(struct session *se, const struct message_ctx *m, const char *way)
 {
     struct buf b = {0};
@@ -84,6 +89,7 @@ const struct module xep_0280_carbons = {
     .features = (const char *const[]){NS_CARBONS, NULL},
     .account_features = (const char *const[]){NS_CARBONS, NULL},
     .iq = iq,
+    .session_bind = on_bind,
     .message_delivered = on_delivered,
     .message_sent = on_sent,
 };

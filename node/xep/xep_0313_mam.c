@@ -307,6 +307,21 @@ static void end_write(struct arena *ar, struct xml *parent, const char *name, ui
     xml_set(ar, x, "timestamp", stamp);
 }
 
+static void metadata_write(struct arena *ar, struct xml *parent, uint64_t first, uint64_t last, uint64_t count)
+{
+    struct xml *x = xml_add(ar, parent, "metadata", NS_MAM);
+    if (count) {
+        end_write(ar, x, "start", first);
+        end_write(ar, x, "end", last);
+    }
+}
+
+static void on_bind(struct session *se, struct bind_ctx *cx)
+{
+    (void)se;
+    metadata_write(cx->arena, cx->bound, cx->first_id, cx->last_id, cx->archived);
+}
+
 static void on_meta(void *arg, enum err err, uint64_t first, uint64_t last, uint64_t count)
 {
     struct hook_late *l = arg;
@@ -315,11 +330,7 @@ static void on_meta(void *arg, enum err err, uint64_t first, uint64_t last, uint
         return;
     }
     struct stanza *r = stanza_result(l->stanza);
-    struct xml *x = xml_add(r->arena, r->x, "metadata", NS_MAM);
-    if (count) {
-        end_write(r->arena, x, "start", first);
-        end_write(r->arena, x, "end", last);
-    }
+    metadata_write(r->arena, r->x, first, last, count);
     hook_late_reply(&l, r);
 }
 
@@ -358,6 +369,7 @@ const struct module xep_0313_mam = {
     .name = "mam",
     .account_features = (const char *const[]){NS_MAM, NS_MAM "#extended", "http://jabber.org/protocol/rsm", NULL},
     .iq = iq,
+    .session_bind = on_bind,
     .message_in = on_message_in,
     .message_out = on_message_out,
 };

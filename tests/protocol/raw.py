@@ -19,6 +19,8 @@ from scram import Scram
 NS = {
     "c": "jabber:client", "stream": "http://etherx.jabber.org/streams",
     "tls": "urn:ietf:params:xml:ns:xmpp-tls", "sasl": "urn:ietf:params:xml:ns:xmpp-sasl",
+    "sasl2": "urn:xmpp:sasl:2", "bind2": "urn:xmpp:bind:0", "fast": "urn:xmpp:fast:0",
+    "upgrade": "urn:xmpp:sasl:upgrade:0", "scramup": "urn:xmpp:scram-upgrade:0",
     "bind": "urn:ietf:params:xml:ns:xmpp-bind", "session": "urn:ietf:params:xml:ns:xmpp-session",
     "se": "urn:ietf:params:xml:ns:xmpp-streams", "e": "urn:ietf:params:xml:ns:xmpp-stanzas",
     "roster": "jabber:iq:roster", "ver": "urn:xmpp:features:rosterver", "sub": "urn:xmpp:features:pre-approval",

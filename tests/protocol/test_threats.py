@@ -424,7 +424,8 @@ TOP_LEVEL = {
     "response": "<response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>eA==</response>",
     "success": "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>", "proceed": "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>",
     "features": "<stream:features/>", "error": "<stream:error/>", "starttls": "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>",
-    "sasl2": "<authenticate xmlns='urn:xmpp:sasl:2' mechanism='PLAIN'/>", "compress": "<compress xmlns='http://jabber.org/protocol/compress'/>",
+    "sasl2": "<authenticate xmlns='urn:xmpp:sasl:2' mechanism='PLAIN'><initial-response>eA==</initial-response></authenticate>",
+    "task": "<next xmlns='urn:xmpp:sasl:2' task='x'/>", "compress": "<compress xmlns='http://jabber.org/protocol/compress'/>",
     "stream": "<stream:stream to='{d}' version='1.0'>", "active": "<active xmlns='urn:xmpp:csi:0'/>",
 }
 
