@@ -12,15 +12,15 @@ enum { CLIENT_ID_MAX = 128 };
 
 /* ---- features ---- */
 
-/* What may stand in <bind/>: carbons are the home's business, stream management is ours. */
-static const char *const bind_features[] = {NS_CARBONS, NS_SM};
-
-static void add_inline(struct arena *a, struct xml *authentication)
+/* What may stand in <bind/>: carbons are the home's business, the others are ours. */
+static void add_inline(const struct c2s *c, struct arena *a, struct xml *authentication)
 {
     struct xml *in = xml_add(a, authentication, "inline", NULL);
     struct xml *list = xml_add(a, xml_add(a, in, "bind", NS_BIND2), "inline", NULL);
-    for (size_t i = 0; i < sizeof bind_features / sizeof *bind_features; i++)
-        xml_set(a, xml_add(a, list, "feature", NULL), "var", bind_features[i]);
+    xml_set(a, xml_add(a, list, "feature", NULL), "var", NS_CARBONS);
+    xml_set(a, xml_add(a, list, "feature", NULL), "var", NS_SM);
+    if (c->edge->config->c2s.csi_max_held)
+        xml_set(a, xml_add(a, list, "feature", NULL), "var", NS_CSI);
     xml_add(a, in, "sm", NS_SM);
 }
 
@@ -30,7 +30,7 @@ void c2s_sasl2_features(struct c2s *c, struct arena *a, struct xml *features)
     for (enum sasl_mech m = 0; m < SASL_MECHS; m++)
         if (c->offered & 1u << m)
             xml_add_leaf(a, x, "mechanism", NULL, sasl_mech_name(m));
-    add_inline(a, x);
+    add_inline(c, a, x);
 }
 
 /* ---- <authenticate/> ---- */
@@ -171,5 +171,7 @@ void c2s_login_bound(struct c2s *c, const struct envelope *e)
     if (enable)
         c2s_sm_enable(c, enable);
     c2s_say(c, "</bound>");
+    if (xml_find(bind, "inactive", NS_CSI))
+        c2s_csi(c, false);
     finish(c);
 }

@@ -36,7 +36,7 @@ def test_features(secure):
     old = [m.text for m in every(features, "sasl:mechanisms/sasl:mechanism")]
     assert [m.text for m in every(features, "sasl2:authentication/sasl2:mechanism")] == old
     offered = {f.get("var") for f in every(features, "sasl2:authentication/sasl2:inline/bind2:bind/bind2:inline/bind2:feature")}
-    assert {NS["carbons"], NS["sm"]} <= offered
+    assert {NS["carbons"], NS["sm"], "urn:xmpp:csi:0"} <= offered
     assert get(features, "sasl2:authentication/sasl2:inline/sm:sm") is not None
 
 
@@ -205,6 +205,23 @@ def test_carbons_inline(quick, login, account):
     quiet.expect("message")
     carbon = raw.expect("message")
     assert text(carbon, "carbons:received/fwd:forwarded/c:message/c:body") == "for both"
+
+
+@pytest.mark.parametrize("state,held", [("active", False), ("inactive", True)])
+def test_csi_inline(quick, login, state, held):
+    raw, other = quick(inline=BIND.format(f"<{state} xmlns='urn:xmpp:csi:0'/>")), login(presence=True)
+    other.presence(to=raw.jid)
+    other.message(raw.jid, "flushes")
+    names = [raw.expect_any("presence", "message").tag for _ in range(2)]
+    assert names == [qname("presence"), qname("message")]
+    other.presence(to=raw.jid, payload="<show>away</show>")
+    other.send(f"<message to='{raw.jid}' type='chat'><composing xmlns='http://jabber.org/protocol/chatstates'/></message>")
+    other.presence(to=raw.jid, payload="<show>dnd</show>")
+    other.message(raw.jid, "flushes")
+    shows = []
+    while (e := raw.expect_any("presence", "message")).tag == qname("presence") or text(e, "body") is None:
+        shows += [text(e, "show")] if e.tag == qname("presence") else []
+    assert shows == (["dnd"] if held else ["away", "dnd"])
 
 
 def test_archive_metadata(quick, login, account):
