@@ -138,6 +138,7 @@ static enum err open_node(struct daemon *d, char **why)
         return e;
     n->blocking = blocking_new(cores > 0 ? (unsigned)cores : 1, 1000);
     n->ips = ip_limits_new(c->c2s.max_unauthenticated_per_ip, c->c2s.max_failed_per_ip);
+    n->registrations = net_rate_new();
     n->workers = xcalloc(n->worker_count, sizeof *n->workers);
     for (uint16_t i = 0; i < n->worker_count; i++)
         worker_init(&n->workers[i], n, i);
@@ -163,6 +164,7 @@ static void close_node(struct daemon *d)
         store_close(&n->store);
     cluster_close(&n->cluster); /* as a member to the end: what was still to be written was fenced by that */
     ip_limits_free(&n->ips);
+    net_rate_free(&n->registrations);
     tls_unref(&n->tls);
 }
 

@@ -265,6 +265,7 @@ void worker_init(struct worker *w, struct node *n, uint16_t index)
         .parsers = w->parsers,
         .blocking = n->blocking,
         .ips = n->ips,
+        .registrations = n->registrations,
         .tls = n->tls,
         .config = n->config,
         .self = {.node = n->id, .worker = index},

@@ -54,6 +54,7 @@ struct node {
     struct store *store;
     struct blocking *blocking;
     struct ip_limits *ips;
+    struct net_rate *registrations;
     struct worker *workers;
     uint16_t worker_count;
     _Atomic(const char *) unwell; /* why new clients should not come here, static text for /health; NULL: they may */

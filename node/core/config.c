@@ -251,6 +251,10 @@ static void check_hosts(struct check *c, const struct config *g)
     for (size_t i = 0; i < g->access_count; i++)
         if (g->access[i].host && !find_host(g, g->access[i].host, g->host_count))
             mistake(c, item_line(c, "access", i), "access.host: %s is not one of the hosts", g->access[i].host);
+    for (size_t i = 0; i < g->registration_access_count; i++)
+        if (g->registration_access[i].host && !find_host(g, g->registration_access[i].host, g->host_count))
+            mistake(c, item_line(c, "registration_access", i), "registration_access.host: %s is not one of the hosts",
+                    g->registration_access[i].host);
     for (size_t i = 0; i < g->listen_count; i++)
         for (size_t j = 0; j < i; j++)
             if (g->listen[i].port == g->listen[j].port && !strcmp(g->listen[i].address, g->listen[j].address))

@@ -35,6 +35,21 @@ struct config_access {
     const char *host;    /* virtual host */
     const char *network; /* CIDR */
 };
+/* As config_access, for in-band registration: from where. */
+enum registration_what { REGISTRATION_ANY, REGISTRATION_REGISTER, REGISTRATION_REMOVE };
+struct config_registration_access {
+    enum access_action action;
+    enum registration_what what;
+    const char *host, *network;
+};
+/* First match decides; allowed when none matches. */
+struct config_registration_name {
+    enum access_action action;
+    const char *pattern; /* POSIX extended regular expression, anchored at both ends */
+};
+struct config_registration_watcher {
+    const char *jid; /* bare */
+};
 struct config_postgres {
     const char *conninfo; /* libpq's; may hold a password: never logged or shown */
 };
@@ -54,6 +69,12 @@ struct config {
     size_t listen_count;
     struct config_access *access;
     size_t access_count;
+    struct config_registration_access *registration_access;
+    size_t registration_access_count;
+    struct config_registration_name *registration_names;
+    size_t registration_name_count;
+    struct config_registration_watcher *registration_watchers;
+    size_t registration_watcher_count;
     struct config_postgres *postgres; /* the shards; the first is the control database too */
     size_t postgres_count;            /* > 0 exactly when storage.driver is "postgres" */
     struct config_redis *redis;       /* the server, or the Sentinels when registry.sentinel is set */
@@ -117,7 +138,14 @@ struct config {
     struct {
         bool enabled, change_password, remove; /* XEP-0077; all false */
         const char *instructions;
-        uint32_t timeout_ms; /* from the first question to the login; 5 min */
+        const char *redirect;                        /* URL; NULL: accounts are made here */
+        const char *welcome_subject, *welcome_body;  /* body NULL: no message */
+        const char *reserved;                        /* prepared localparts, with one space between them */
+        bool mixed_scripts;                          /* names may mix scripts; false */
+        uint32_t min_password_entropy;               /* bits; 32 */
+        uint32_t rate, rate_period_ms;               /* attempts of one network in a period; 10 in 1 h; 0: no limit */
+        uint32_t rate_ipv4_prefix, rate_ipv6_prefix; /* what a network is: 32, 64 */
+        uint32_t timeout_ms;                         /* from the first question to the login; 5 min */
     } registration;
     struct {
         uint32_t max_resume_s;      /* longest time a session waits for resumption; 600 */

@@ -12,6 +12,7 @@
 
 static const char *const listen_modes[] = {"starttls", "tls", "auto", NULL};
 static const char *const access_actions[] = {"allow", "deny", NULL};
+static const char *const registration_whats[] = {"any", "register", "remove", NULL};
 static const char *const drivers[] = {"sqlite", "postgres", "memory", NULL};
 static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
 static const char *const log_formats[] = {"logfmt", "json", NULL};
@@ -80,6 +81,30 @@ const struct option config_options[] = {
     ITEM("access", config_access, jid, OPTION_JID, NULL, "Fits this account."),
     ITEM("access", config_access, host, OPTION_DOMAIN, NULL, "Fits accounts of this virtual host."),
     ITEM("access", config_access, network, OPTION_NETWORK, NULL, "Fits clients that come from this network."),
+
+    LIST(registration_access, registration_access_count, NULL, 0, 10000,
+         "From where accounts may be made and removed in band. The first entry that fits decides; who fits none is "
+         "allowed. A condition left out fits all."),
+    ITEM("registration_access", config_registration_access, action, OPTION_ENUM, NULL, "What happens to those who fit.",
+         .words = access_actions, NEEDED),
+    ITEM("registration_access", config_registration_access, what, OPTION_ENUM, "any", "Fits those who want this.",
+         .words = registration_whats),
+    ITEM("registration_access", config_registration_access, host, OPTION_DOMAIN, NULL,
+         "Fits accounts of this virtual host."),
+    ITEM("registration_access", config_registration_access, network, OPTION_NETWORK, NULL,
+         "Fits clients that come from this network."),
+
+    LIST(registration_names, registration_name_count, NULL, 0, 1000,
+         "Names that may be registered, the parts before the `@`, prepared and so in lower case. The first entry that "
+         "fits decides; a name that fits none is allowed."),
+    ITEM("registration_names", config_registration_name, action, OPTION_ENUM, NULL, "What happens to such names.",
+         .words = access_actions, NEEDED),
+    ITEM("registration_names", config_registration_name, pattern, OPTION_PATTERN, NULL,
+         "POSIX extended regular expression of the whole name; it sees bytes of UTF-8.", NEEDED),
+
+    LIST(registration_watchers, registration_watcher_count, NULL, 0, 100,
+         "Who is told by a message of each account made in band."),
+    ITEM("registration_watchers", config_registration_watcher, jid, OPTION_JID, NULL, "A bare JID.", NEEDED),
 
     LIST(postgres, postgres_count, NULL, 0, 64,
          "The PostgreSQL databases, when `storage.driver` is `postgres`. The first keeps the cluster's own tables too. "
@@ -209,6 +234,29 @@ const struct option config_options[] = {
     BOOL(registration, remove, "no", "Users may remove their accounts, with all data."),
     OPTION(registration, instructions, OPTION_TEXT, "Choose a user name and a password.",
            "What people read above the form.", .max = 1000),
+    OPTION(registration, redirect, OPTION_URL, NULL,
+           "Where people make accounts instead: clients that ask are sent to this address, and none is made in band "
+           "but by invitation."),
+    OPTION(registration, welcome_subject, OPTION_TEXT, NULL, "Subject of the message to each new account.",
+           .max = 1000),
+    OPTION(registration, welcome_body, OPTION_TEXT, NULL,
+           "The message to each new account, from its host; without it there is none.", .max = 10000),
+    OPTION(registration, reserved, OPTION_LOCALPARTS,
+           "abuse admin administrator hostmaster info noc postmaster root security support webmaster",
+           "Names that nobody gets, in any case of letters."),
+    BOOL(registration, mixed_scripts, "no",
+         "Names may mix letters of several scripts; such a name may look like another one."),
+    INT(registration, min_password_entropy, "32", 0, 1000,
+        "Bits a new password must have: its length, repeated characters counted once, times log2 of the alphabets it "
+        "uses "
+        "(26 small and 26 capital letters, 10 digits, 33 other ASCII, 128 the rest); 0 is any. 32 is 7 small letters, "
+        "or 5 of all kinds."),
+    INT(registration, rate, "10", 0, 1000000,
+        "Attempts of one network in `rate_period` on one node that got as far as a name and a password that are "
+        "allowed; 0 is no limit."),
+    DURATION(registration, "rate_period", rate_period_ms, 1, "1h", SECONDS(1), HOURS(24), "See `rate`."),
+    INT(registration, rate_ipv4_prefix, "32", 8, 32, "Bits of an IPv4 address that make its network."),
+    INT(registration, rate_ipv6_prefix, "64", 16, 128, "The same for IPv6."),
     DURATION(
         registration, "timeout", timeout_ms, 1, "5min", SECONDS(1), HOURS(1),
         "Time for filling in the form and logging in; it takes the place of `c2s.unauthenticated_timeout` for those "

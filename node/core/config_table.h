@@ -10,27 +10,30 @@
 #include "config.h"
 
 enum option_type {
-    OPTION_SECTION,  /* a map; its options have .section = this .key */
-    OPTION_LIST,     /* a list of maps; offsets of its options are relative to the item */
-    OPTION_BOOL,     /* bool */
-    OPTION_INT,      /* uint32_t */
-    OPTION_PORT,     /* uint16_t */
-    OPTION_SIZE,     /* uint32_t bytes */
-    OPTION_DURATION, /* uint32_t of .unit_ms milliseconds each */
-    OPTION_ENUM,     /* enum: the word's place in .words */
-    OPTION_WORD,     /* const char *, one of .words */
-    OPTION_PATH,     /* const char *, made absolute */
-    OPTION_FILE,     /* as OPTION_PATH; must exist and be readable */
-    OPTION_SOCKET,   /* as OPTION_PATH; short enough for sockaddr_un */
-    OPTION_DOMAIN,   /* const char *, prepared */
-    OPTION_JID,      /* const char *, prepared, bare */
-    OPTION_ADDRESS,  /* const char *, numeric IPv4 or IPv6 */
-    OPTION_NETWORK,  /* const char *, "address/bits" */
-    OPTION_ENDPOINT, /* const char *, "host:port" */
-    OPTION_NODE,     /* const char *, a node's name: [a-z0-9-]{1,63} */
-    OPTION_NAME,     /* const char *, 1 to 255 visible ASCII characters */
-    OPTION_TEXT,     /* const char *, at most .max bytes; may be empty */
-    OPTION_CONNINFO, /* const char *, for libpq; may hold a password: never shown */
+    OPTION_SECTION,    /* a map; its options have .section = this .key */
+    OPTION_LIST,       /* a list of maps; offsets of its options are relative to the item */
+    OPTION_BOOL,       /* bool */
+    OPTION_INT,        /* uint32_t */
+    OPTION_PORT,       /* uint16_t */
+    OPTION_SIZE,       /* uint32_t bytes */
+    OPTION_DURATION,   /* uint32_t of .unit_ms milliseconds each */
+    OPTION_ENUM,       /* enum: the word's place in .words */
+    OPTION_WORD,       /* const char *, one of .words */
+    OPTION_PATH,       /* const char *, made absolute */
+    OPTION_FILE,       /* as OPTION_PATH; must exist and be readable */
+    OPTION_SOCKET,     /* as OPTION_PATH; short enough for sockaddr_un */
+    OPTION_DOMAIN,     /* const char *, prepared */
+    OPTION_JID,        /* const char *, prepared, bare */
+    OPTION_ADDRESS,    /* const char *, numeric IPv4 or IPv6 */
+    OPTION_NETWORK,    /* const char *, "address/bits" */
+    OPTION_ENDPOINT,   /* const char *, "host:port" */
+    OPTION_NODE,       /* const char *, a node's name: [a-z0-9-]{1,63} */
+    OPTION_NAME,       /* const char *, 1 to 255 visible ASCII characters */
+    OPTION_TEXT,       /* const char *, at most .max bytes; may be empty */
+    OPTION_URL,        /* const char *, http: or https: */
+    OPTION_PATTERN,    /* const char *, a POSIX extended regular expression, made to match whole strings */
+    OPTION_LOCALPARTS, /* const char *, prepared, with one space between them; may be empty */
+    OPTION_CONNINFO,   /* const char *, for libpq; may hold a password: never shown */
 };
 
 struct option {

@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <regex.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/un.h>
@@ -48,6 +49,9 @@ const char *option_noun(const struct option *o)
         [OPTION_NODE] = "a node's name",
         [OPTION_NAME] = "a name",
         [OPTION_TEXT] = "a text",
+        [OPTION_URL] = "a URL",
+        [OPTION_PATTERN] = "a regular expression",
+        [OPTION_LOCALPARTS] = "a list of names",
         [OPTION_CONNINFO] = "a connection string",
     };
     return nouns[o->type];
@@ -100,6 +104,9 @@ void option_allowed(const struct option *o, struct buf *out)
                                                [OPTION_ENDPOINT] =
                                                    "e.g. host.example.org:5290 or \"[2001:db8::1]:5290\"",
                                                [OPTION_NODE] = "1 to 63 of a-z, 0-9 and -",
+                                               [OPTION_URL] = "https://... or http://..., at most 1000 bytes",
+                                               [OPTION_PATTERN] = "at most 1000 bytes, e.g. [a-z]{3,20}",
+                                               [OPTION_LOCALPARTS] = "localparts with spaces between them",
                                                [OPTION_NAME] = "1 to 255 visible ASCII characters",
                                                [OPTION_CONNINFO] = "e.g. \"host=db1,db2 dbname=rookery "
                                                                    "target_session_attrs=read-write\""};
@@ -255,6 +262,47 @@ static const char *read_text(const struct option *o, const char *s, size_t n, st
     return arena_strdup(a, s);
 }
 
+static const char *read_url(struct arena *a, const char *s)
+{
+    bool scheme = !strncmp(s, "https://", 8) || !strncmp(s, "http://", 7);
+    size_t n = 0;
+    while ((unsigned char)s[n] > 0x20 && s[n] != 0x7f)
+        n++;
+    return scheme && !s[n] && n <= 1000 ? arena_strdup(a, s) : NULL;
+}
+
+static const char *read_pattern(struct arena *a, const char *s, struct buf *wrong)
+{
+    regex_t re;
+    char why[200];
+    if (!*s || strlen(s) > 1000)
+        return NULL;
+    const char *whole = arena_printf(a, "^(%s)$", s);
+    int e = regcomp(&re, whole, REG_EXTENDED | REG_NOSUB);
+    if (!e) {
+        regfree(&re);
+        return whole;
+    }
+    regerror(e, &re, why, sizeof why);
+    option_quote(wrong, s, strlen(s));
+    buf_printf(wrong, " is not a regular expression: %s", why);
+    return NULL;
+}
+
+static const char *read_localparts(struct arena *a, const char *s, size_t n)
+{
+    char *out = arena_bytes(a, n * 4 + 1), *end = out; /* preparation may lengthen a name */
+    for (size_t len; *(s += strspn(s, " \t\n,")); s += len) {
+        len = strcspn(s, " \t\n,");
+        const char *name = jid_prep_local(a, s, len);
+        if (!name || (size_t)(end - out) + strlen(name) + 1 > n * 4)
+            return NULL;
+        end += sprintf(end, "%s%s", end == out ? "" : " ", name);
+    }
+    *end = 0;
+    return out;
+}
+
 /* libpq alone understands all of it, and says what is wrong when the database is opened. */
 static const char *read_conninfo(struct arena *a, const char *s)
 {
@@ -295,6 +343,12 @@ static const char *read_string(const struct option *o, const char *s, size_t n, 
         return read_name(a, s);
     case OPTION_TEXT:
         return read_text(o, s, n, a);
+    case OPTION_URL:
+        return read_url(a, s);
+    case OPTION_PATTERN:
+        return read_pattern(a, s, wrong);
+    case OPTION_LOCALPARTS:
+        return read_localparts(a, s, n);
     case OPTION_CONNINFO:
         return read_conninfo(a, s);
     default:

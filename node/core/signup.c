@@ -88,6 +88,16 @@ struct stanza *signup_fields(const struct stanza *q, const struct config *cf, co
     return r;
 }
 
+struct stanza *signup_redirect(const struct stanza *q, const struct config *cf)
+{
+    struct stanza *r = stanza_result(q);
+    struct arena *a = r->arena;
+    struct xml *query = xml_add(a, r->x, "query", NS_REGISTER);
+    xml_add_leaf(a, query, "instructions", NULL, arena_printf(a, "To register, visit %s", cf->registration.redirect));
+    xml_add_leaf(a, xml_add(a, query, "x", "jabber:x:oob"), "url", NULL, cf->registration.redirect);
+    return r;
+}
+
 /* XEP-0086 */
 static const char *legacy_code(enum stanza_error e)
 {

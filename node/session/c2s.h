@@ -149,6 +149,7 @@ void c2s_sasl_auth(struct c2s *c, const struct xml *x);
 void c2s_sasl_response(struct c2s *c, const struct xml *x);
 void c2s_sasl_abort(struct c2s *c, const struct xml *x);
 void c2s_keys(struct c2s *c, const struct envelope *e);
+bool in_network(const struct sockaddr_storage *peer, const char *cidr);
 bool c2s_address_allowed(const struct c2s *c, const struct jid *user);
 
 /* The mechanism of this name begins with the client's first message, base64; NULL: none yet. */

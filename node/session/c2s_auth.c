@@ -163,7 +163,7 @@ void c2s_sasl_fail(struct c2s *c, enum sasl_failure f)
     timer_start(c->edge->loop, &c->deadline, FAILURE_DELAY_MS, on_delayed_failure, c);
 }
 
-static bool in_network(const struct sockaddr_storage *peer, const char *cidr)
+bool in_network(const struct sockaddr_storage *peer, const char *cidr)
 {
     char text[64];
     unsigned char net[16], addr[16];

@@ -34,9 +34,27 @@ static bool state_allows(const struct c2s *c)
     return c->state == C2S_SASL || (c->state == C2S_PLAIN && !c->edge->config->c2s.require_tls);
 }
 
+/* The first rule that fits decides; none: allowed. */
+static bool address_allows(const struct c2s *c, enum registration_what what)
+{
+    const struct config *cf = c->edge->config;
+    for (size_t i = 0; i < cf->registration_access_count; i++) {
+        const struct config_registration_access *r = &cf->registration_access[i];
+        if ((r->what == REGISTRATION_ANY || r->what == what) && (!r->host || !strcmp(r->host, c->host)) &&
+            (!r->network || in_network(conn_peer_addr(c->conn), r->network)))
+            return r->action == ACCESS_ALLOW;
+    }
+    return true;
+}
+
+static bool offered(const struct c2s *c)
+{
+    return c->edge->config->registration.enabled && address_allows(c, REGISTRATION_REGISTER);
+}
+
 void c2s_signup_feature(const struct c2s *c, struct arena *a, struct xml *features)
 {
-    if (state_allows(c) && c->edge->config->registration.enabled)
+    if (state_allows(c) && offered(c))
         xml_add(a, features, "register", "http://jabber.org/features/iq-register");
 }
 
@@ -150,6 +168,35 @@ static void create(struct c2s *c, struct stanza **q, const struct jid *jid, cons
 
 /* ---- requests ---- */
 
+static bool rate_allows(const struct c2s *c)
+{
+    const struct config *cf = c->edge->config;
+    const struct net_rate_limit limit = {cf->registration.rate, cf->registration.rate_period_ms,
+                                         cf->registration.rate_ipv4_prefix, cf->registration.rate_ipv6_prefix};
+    return net_rate_take(c->edge->registrations, &limit, conn_peer_addr(c->conn), loop_mono_ms(c->edge->loop));
+}
+
+static void try_name(struct c2s *c, struct stanza **qp, const struct signup_request *r)
+{
+    const struct config *cf = c->edge->config;
+    struct stanza *q = *qp;
+    const struct jid *jid = jid_make(q->arena, r->username, c->host, NULL);
+    if (!jid) {
+        refuse(c, q, SE_JID_MALFORMED, "the user name has characters that are not allowed");
+        return;
+    }
+    const char *name = arena_strndup(q->arena, jid_local(jid), jid->local_len);
+    const char *bad = signup_name_refused(cf, name);
+    if (!bad)
+        bad = signup_password_refused(cf, name, r->password);
+    if (bad)
+        refuse(c, q, SE_NOT_ACCEPTABLE, bad);
+    else if (!rate_allows(c))
+        refuse(c, q, SE_RESOURCE_CONSTRAINT, "too many registrations from your network, try later");
+    else
+        create(c, qp, jid, r->password);
+}
+
 static void on_set(struct c2s *c, struct stanza **qp)
 {
     struct stanza *q = *qp;
@@ -162,11 +209,7 @@ static void on_set(struct c2s *c, struct stanza **qp)
     } else if (!r.username || !r.password) {
         refuse(c, q, SE_NOT_ACCEPTABLE, r.username ? "the password is missing" : "the user name is missing");
     } else {
-        const struct jid *jid = jid_make(q->arena, r.username, c->host, NULL);
-        if (jid)
-            create(c, qp, jid, r.password);
-        else
-            refuse(c, q, SE_JID_MALFORMED, "the user name has characters that are not allowed");
+        try_name(c, qp, &r);
     }
 }
 
@@ -179,13 +222,19 @@ static void on_request(struct c2s *c, struct stanza **q)
         c2s_stream_error(c, STREAM_POLICY_VIOLATION, "too many requests without a login");
     else if (!cf->registration.enabled)
         refuse(c, *q, SE_FEATURE_NOT_IMPLEMENTED, "accounts are not made in band here");
+    else if (!offered(c))
+        refuse(c, *q, SE_NOT_ALLOWED, "not from your network");
+    else if (cf->registration.redirect && (*q)->type == IQ_GET)
+        answer(c, signup_redirect(*q, cf));
+    else if (cf->registration.redirect)
+        refuse(c, *q, SE_NOT_ALLOWED, arena_printf((*q)->arena, "to register, visit %s", cf->registration.redirect));
     else if (c->signup->done)
         refuse(c, *q, SE_NOT_ACCEPTABLE, "this stream has made an account: log in");
     else if ((*q)->type == IQ_GET)
         answer(c, signup_fields(*q, cf, NULL));
     else
         on_set(c, q);
-    if (cf->registration.enabled && c->signup && c->signup->requests == 1)
+    if (offered(c) && c->signup && c->signup->requests == 1)
         c2s_more_time(c, cf->registration.timeout_ms);
 }
 
@@ -215,7 +264,10 @@ bool c2s_signup(struct c2s *c, struct arena **arena, struct xml *x)
 struct stanza *c2s_signup_refusal(const struct c2s *c, const struct stanza *s)
 {
     const struct xml *p = s->kind == STANZA_IQ && s->type == IQ_SET ? stanza_payload(s) : NULL;
-    if (!p || !xml_is(p, "query", NS_REGISTER) || !c->conn || conn_is_tls(c->conn))
+    if (!p || !xml_is(p, "query", NS_REGISTER) || !c->conn)
         return NULL;
-    return xml_find(p, "remove", NS_REGISTER) ? NULL : signup_error(s, SE_NOT_AUTHORIZED, "not without TLS");
+    bool remove = xml_find(p, "remove", NS_REGISTER);
+    if (remove && c->edge->config->registration.remove && !address_allows(c, REGISTRATION_REMOVE))
+        return signup_error(s, SE_FORBIDDEN, "not from your network");
+    return remove || conn_is_tls(c->conn) ? NULL : signup_error(s, SE_NOT_AUTHORIZED, "not without TLS");
 }

@@ -15,6 +15,7 @@
 #include "hash.h"
 #include "listener.h"
 #include "loop.h"
+#include "net_rate.h"
 #include "ring.h"
 #include "xml_stream.h"
 
@@ -35,6 +36,7 @@ struct edge {
     struct xml_pool *parsers;
     struct blocking *blocking;
     struct ip_limits *ips;
+    struct net_rate *registrations;
     struct tls *tls;
     const struct config *config;
     struct addr self;

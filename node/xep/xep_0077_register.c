@@ -76,6 +76,11 @@ static enum hook_result change_password(struct hook_ctx *cx, const struct signup
         return refuse(cx, SE_BAD_REQUEST, "user name and password, please");
     if (!own_name(cx, r->username))
         return refuse(cx, SE_NOT_ALLOWED, "this is not your account; for a new one do not log in");
+    const struct jid *own = cx->account->jid;
+    const char *bad = signup_password_refused(
+        s->config, arena_strndup(cx->stanza->arena, jid_local(own), own->local_len), r->password);
+    if (bad)
+        return refuse(cx, SE_NOT_ACCEPTABLE, bad);
     struct hook_late *l = hook_wait(cx);
     if (derive_run(s->blocking, s->inbox, r->password, s->config->sasl.scram_iterations, on_derived, l) != OK)
         refuse_late(l, SE_RESOURCE_CONSTRAINT, "too much to do, try later");
@@ -121,6 +126,34 @@ static enum hook_result remove_account(struct hook_ctx *cx)
     struct hook_late *l = hook_wait(cx);
     store_account_delete(cx->sm->store, l->account->jid, on_removed, l);
     return WAIT;
+}
+
+/* ---- a new account ---- */
+
+static void tell(struct sm *s, const struct jid *from, const struct jid *to, const char *subject, const char *body)
+{
+    char id[32];
+    random_token(id, 12);
+    struct stanza *m = stanza_new(STANZA_MESSAGE, MESSAGE_NORMAL, to, from, id);
+    if (subject && *subject)
+        xml_add_leaf(m->arena, m->x, "subject", NULL, subject);
+    xml_add_leaf(m->arena, m->x, "body", NULL, body);
+    sm_route(s, &m);
+}
+
+static void on_account_created(struct sm *s, const struct jid *bare, const char *peer)
+{
+    const struct config *cf = s->config;
+    struct arena *a = arena_new();
+    const struct jid *host = jid_make(a, NULL, arena_strndup(a, jid_domain(bare), bare->domain_len), NULL);
+    const char *text = arena_printf(a, "%s was registered%s%s.", bare->s, *peer ? " from " : "", peer);
+    for (size_t i = 0; i < cf->registration_watcher_count; i++) {
+        const char *jid = cf->registration_watchers[i].jid;
+        tell(s, host, jid_trusted(a, jid, strlen(jid)), "New account", text);
+    }
+    if (cf->registration.welcome_body && *cf->registration.welcome_body)
+        tell(s, host, bare, cf->registration.welcome_subject, cf->registration.welcome_body);
+    arena_free(&a);
 }
 
 /* ---- requests ---- */
@@ -170,4 +203,5 @@ const struct module xep_0077_register = {
     .name = "register",
     .iq = iq,
     .disco_info = on_info,
+    .account_created = on_account_created,
 };

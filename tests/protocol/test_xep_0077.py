@@ -1,6 +1,7 @@
 """XEP-0077: accounts made before login, passwords changed and accounts removed behind it; legacy codes beside the errors."""
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from test_xep_small import info
 NS["reg"] = "jabber:iq:register"
 NS["regfeature"] = "http://jabber.org/features/iq-register"
 GET = "<query xmlns='jabber:iq:register'/>"
-ALL = {"enabled": True, "change_password": True, "remove": True}
+ALL = {"enabled": True, "change_password": True, "remove": True, "rate": 0}
 PASSWORD = "correct horse"
 
 
@@ -362,6 +363,152 @@ def test_removal_ends_resumption(member, secure, open_server):
     assert again.expect_any("sm:resumed", "sm:failed").tag.endswith("failed")
 
 
+# -- rules -----------------------------------------------------------------------------------------------------------
+
+RULES = {
+    "registration": dict(ALL, reserved="root Mercutio", min_password_entropy=40, instructions="Read the <rules> first.",
+                         welcome_subject="Hello & welcome", welcome_body="Be kind."),
+    "registration_names": [{"action": "deny", "pattern": "(test|bot)[0-9]*"}, {"action": "allow", "pattern": "[a-z0-9-]{3,}"},
+                           {"action": "allow", "pattern": ".*[^a-z0-9-].*"}, {"action": "deny", "pattern": ".*"}],
+    "registration_watchers": [{"jid": "watcher@rookery.test"}, {"jid": "second@second.test"}],
+    "registration_access": [{"action": "deny", "what": "register", "host": "second.test"}],
+}
+
+
+@pytest.fixture(scope="module")
+def strict_server():
+    import conftest
+    import rig
+    s = rig.new_server(**RULES)
+    try:
+        s.start().add_user("watcher", "rookery.test", "x")
+        s.add_user("second", "second.test", "x")
+        yield s
+        conftest.stop_cleanly(s)
+    finally:
+        s.remove()
+
+
+@pytest.mark.parametrize("local,password,why", [
+    ("root", PASSWORD, "reserved"), ("ROOT", PASSWORD, "reserved"), ("mercutio", PASSWORD, "reserved"),
+    ("test", PASSWORD, "such names"), ("bot42", PASSWORD, "such names"), ("ab", PASSWORD, "such names"),
+    ("r\u043emeo", PASSWORD, "scripts"), ("tybalt", "short", "guess"), ("tybalt", "a" * 60, "guess"),
+    ("tybalt-of-verona", "Tybalt-Of-Verona", "user name"),
+])
+def test_rules(secure, strict_server, local, password, why):
+    raw = secure(at=strict_server)
+    got = refusal(raw.request("set", fields(local, password)))
+    assert got[:2] == ("not-acceptable", "406") and why in got[2], got
+
+
+@pytest.mark.parametrize("local", ["rootless", "tests-of-time", "\u0440\u043e\u043c\u0435\u043e", "\u6f22\u5b57kana"])
+def test_rules_allow(secure, strict_server, local):
+    raw = secure(at=strict_server)
+    raw.result("set", fields(local))
+    assert raw.auth(local, PASSWORD) is None
+
+
+def test_password_rule_holds_for_changes(secure, strict_server, name):
+    raw = enter_new(secure, strict_server, name())
+    assert refused(raw, fields(raw.jid.split("@")[0], "short")) == ("not-acceptable", "406")
+
+
+def test_instructions(secure, strict_server):
+    raw = secure(at=strict_server)
+    assert text(raw.result("get", GET), "reg:query/reg:instructions") == "Read the <rules> first."
+
+
+def test_denied_by_host(secure, strict_server):
+    raw = secure(at=strict_server, domain="second.test")
+    assert get(raw.features, "regfeature:register") is None
+    assert refusal(raw.request("get", GET))[:2] == ("not-allowed", "405")
+    assert refused(raw, fields("romeo")) == ("not-allowed", "405")
+
+
+def test_watchers_and_welcome(secure, strict_server, login, name):
+    from conftest import Account
+    local = name()
+    raw = enter_new(secure, strict_server, local)
+    raw.presence()
+    hello = raw.expect("message")
+    assert (hello.get("from"), text(hello, "subject"), text(hello, "body")) == (raw.domain, "Hello & welcome", "Be kind.")
+    for who in ("watcher@rookery.test", "second@second.test"):
+        watcher = login(Account(*who.split("@"), "x"), at=strict_server, presence=True)
+        said = watcher.expect("message", where=lambda e: raw.bare in (text(e, "body") or ""))
+        assert "127.0.0.1" in text(said, "body") and said.get("from") == "rookery.test"
+
+
+NOWHERE = [{"action": "allow", "network": "192.0.2.0/24"}, {"action": "deny"}]
+
+
+def test_denied_by_network(secure, new_server, login):
+    from conftest import Account
+    server = new_server(registration=ALL, registration_access=NOWHERE)
+    raw = secure(at=server)
+    assert get(raw.features, "regfeature:register") is None
+    assert refused(raw, fields("romeo")) == ("not-allowed", "405")
+    server.add_user("romeo", "rookery.test", "x")
+    raw = login(Account("romeo", "rookery.test", "x"), at=server)
+    assert refused(raw, "<query xmlns='jabber:iq:register'><remove/></query>") == ("forbidden", "403")
+    raw.result("set", fields("romeo", "other words"))
+
+
+def test_allowed_by_network(secure, new_server):
+    server = new_server(registration=ALL, registration_access=[
+        {"action": "allow", "what": "register", "network": "127.0.0.0/8"}, {"action": "deny"}])
+    raw = enter_new(secure, server)
+    assert refused(raw, "<query xmlns='jabber:iq:register'><remove/></query>") == ("forbidden", "403")
+
+
+@pytest.mark.single("the rate is each node's own")
+def test_rate(secure, new_server):
+    server = new_server(registration={"enabled": True, "rate": 2, "rate_period": "1h"})
+    assert refused(secure(at=server), fields("abbot", "x")) == ("not-acceptable", "406")  # costs nothing
+    secure(at=server).result("set", fields("romeo"))
+    assert refused(secure(at=server), fields("romeo")) == ("conflict", "409")
+    raw = secure(at=server)
+    assert refused(raw, fields("juliet")) == ("resource-constraint", "500")
+    assert raw.auth("romeo", PASSWORD) is None
+
+
+@pytest.mark.single("the rate is each node's own")
+def test_rate_comes_back(secure, new_server):
+    server = new_server(registration={"enabled": True, "rate": 1, "rate_period": "1s"})
+    secure(at=server).result("set", fields("romeo"))
+    deadline = time.monotonic() + 10
+    while (reply := secure(at=server).request("set", fields("juliet"))).get("type") == "error":
+        assert condition(reply) == "resource-constraint" and time.monotonic() < deadline
+
+
+def test_redirect(secure, new_server):
+    url = "https://rookery.test/register?a=1&b=2"
+    raw = secure(at=new_server(registration={"enabled": True, "redirect": url}))
+    assert get(raw.features, "regfeature:register") is not None
+    query = get(raw.result("get", GET), "reg:query")
+    assert [e.tag for e in query] == ["{jabber:iq:register}instructions", "{jabber:x:oob}x"]
+    assert query[1][0].text == url and url in query[0].text
+    condition_, code, why = refusal(raw.request("set", fields("romeo")))
+    assert (condition_, code) == ("not-allowed", "405") and url in why
+
+
+@pytest.mark.single("rookeryd --check")
+@pytest.mark.parametrize("settings,why", [
+    ({"registration_names": [{"action": "deny", "pattern": "(a"}]}, "registration_names.pattern: \"(a\" is not a regular"),
+    ({"registration_names": [{"action": "deny"}]}, "registration_names.pattern: missing"),
+    ({"registration_access": [{"action": "deny", "network": "127.0.0.1/33"}]}, "registration_access.network"),
+    ({"registration_access": [{"action": "deny", "host": "else.test"}]}, "else.test is not one of the hosts"),
+    ({"registration_watchers": [{"jid": "rookery.test"}]}, "registration_watchers.jid"),
+    ({"registration": {"redirect": "rookery.test/register"}}, "is not a URL"),
+    ({"registration": {"reserved": "root a@b"}}, "registration.reserved"),
+    ({"registration": {"rate_ipv4_prefix": 33}}, "8 to 32"),
+])
+def test_check(new_server, settings, why):
+    import rig
+    server = new_server(start=False, **settings)
+    done = subprocess.run([rig.build_dir() / "rookeryd", "--check", server.dir / "rookery.yml"], text=True, capture_output=True)
+    assert done.returncode == 1 and why in done.stderr, done.stderr
+
+
 # -- real clients ----------------------------------------------------------------------------------------------------
 
 def library(name, server, local, new="other words"):
@@ -386,3 +533,19 @@ def test_library_hears_conflict(open_server, name, secure):
     secure(at=open_server).result("set", fields(local))
     said, errors = library("slix", open_server, local)
     assert said[-1] == ["error", "conflict", "409"], errors
+
+
+def script(server, *arguments):
+    program = Path(__file__).parent / "clients/register_script.py"
+    return subprocess.run([sys.executable, program, "127.0.0.1", str(server.port), server.domain, *arguments],
+                          text=True, capture_output=True, timeout=60, check=True).stdout.strip()
+
+
+def test_script(open_server, server, name):
+    local = name()
+    assert script(open_server) == "fields: username password"
+    assert script(open_server, local, PASSWORD) == "registered"
+    assert script(open_server, local, PASSWORD) == "409 this name is taken"
+    assert script(open_server, local) == "406 the password is missing"
+    for arguments in ((), (local, PASSWORD)):
+        assert script(server, *arguments) == "501 accounts are not made in band here"
