@@ -478,20 +478,17 @@ def test_10_second_authentication(login):
 # -- 14 to 17: passwords, tokens ---------------------------------------------------------------------------------------
 
 def test_14_unknown_and_wrong_take_the_same(secure, account):
-    """A small version; bench has the long one. Medians, since the machine is busy with other tests."""
-    who = account()
-
-    def median(user, n=15):
-        took = []
-        for _ in range(n):
+    """A small version; bench has the long one. In turn, and the quickest of each, since the machine is busy with other tests."""
+    took = {account().local: [], "nobody-here": []}
+    for _ in range(15):
+        for user, times in took.items():
             raw = secure()
             start = time.perf_counter()
             raw.auth(user, "wrong")
-            took.append(time.perf_counter() - start)
+            times.append(time.perf_counter() - start)
             raw.cut()
-        return statistics.median(took)
-    known, unknown = median(who.local), median("nobody-here")
-    assert abs(known - unknown) < 0.5 * max(known, unknown) + 0.005
+    known, unknown = map(min, took.values())
+    assert abs(known - unknown) < 0.5 * max(known, unknown) + 0.005, took
 
 
 @pytest.mark.rookery
