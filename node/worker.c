@@ -154,7 +154,12 @@ static void move_stream(void *arg, struct c2s *c, uint16_t worker)
     inbox_push(w->node->workers[worker].inbox, &m->msg);
 }
 
-static const struct edge_ops edge_ops = {send_env, home_of, move_stream};
+static void add_features(void *arg, const char *host, struct arena *a, struct xml *features)
+{
+    hooks_stream_features(((struct worker *)arg)->sm, host, a, features);
+}
+
+static const struct edge_ops edge_ops = {send_env, home_of, move_stream, add_features};
 
 static void accept_starttls(void *arg, int fd, const struct sockaddr *peer)
 {

@@ -16,6 +16,16 @@
 enum listen_mode { LISTEN_STARTTLS, LISTEN_TLS, LISTEN_AUTO }; /* AUTO: recognised by the first bytes */
 enum bind_conflict { CONFLICT_REPLACE, CONFLICT_REJECT, CONFLICT_RENAME };
 enum cluster_transport { TRANSPORT_TLS, TRANSPORT_NNG };
+enum contact_role {
+    CONTACT_ABUSE,
+    CONTACT_ADMIN,
+    CONTACT_FEEDBACK,
+    CONTACT_SALES,
+    CONTACT_SECURITY,
+    CONTACT_STATUS,
+    CONTACT_SUPPORT,
+    CONTACT_ROLES
+};
 enum access_action { ACCESS_ALLOW, ACCESS_DENY };
 
 struct config_host {
@@ -50,6 +60,11 @@ struct config_registration_name {
 struct config_registration_watcher {
     const char *jid; /* bare */
 };
+struct config_contact {
+    enum contact_role role;
+    const char *address; /* URI */
+    const char *host;    /* NULL: all */
+};
 struct config_postgres {
     const char *conninfo; /* libpq's; may hold a password: never logged or shown */
 };
@@ -75,6 +90,8 @@ struct config {
     size_t registration_name_count;
     struct config_registration_watcher *registration_watchers;
     size_t registration_watcher_count;
+    struct config_contact *contacts;
+    size_t contact_count;
     struct config_postgres *postgres; /* the shards; the first is the control database too */
     size_t postgres_count;            /* > 0 exactly when storage.driver is "postgres" */
     struct config_redis *redis;       /* the server, or the Sentinels when registry.sentinel is set */

@@ -17,6 +17,8 @@ static const char *const drivers[] = {"sqlite", "postgres", "memory", NULL};
 static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
 static const char *const log_formats[] = {"logfmt", "json", NULL};
 static const char *const transports[] = {"tls", "nng", NULL};
+static const char *const contact_roles[] = {"abuse",    "admin",  "feedback", "sales",
+                                            "security", "status", "support",  NULL};
 static const char *const conflicts[] = {"replace", "reject", "rename", NULL};
 static const char *const archive_policies[] = {"always", "roster", "never", NULL};
 
@@ -105,6 +107,11 @@ const struct option config_options[] = {
     LIST(registration_watchers, registration_watcher_count, NULL, 0, 100,
          "Who is told by a message of each account made in band."),
     ITEM("registration_watchers", config_registration_watcher, jid, OPTION_JID, NULL, "A bare JID.", NEEDED),
+
+    LIST(contacts, contact_count, NULL, 0, 1000, "Whom people may turn to, for everybody to see (XEP-0157)."),
+    ITEM("contacts", config_contact, role, OPTION_ENUM, NULL, "What for.", .words = contact_roles, NEEDED),
+    ITEM("contacts", config_contact, address, OPTION_URI, NULL, "Where to.", NEEDED),
+    ITEM("contacts", config_contact, host, OPTION_DOMAIN, NULL, "For this virtual host only; otherwise for all."),
 
     LIST(postgres, postgres_count, NULL, 0, 64,
          "The PostgreSQL databases, when `storage.driver` is `postgres`. The first keeps the cluster's own tables too. "

@@ -30,6 +30,7 @@ enum option_type {
     OPTION_NODE,       /* const char *, a node's name: [a-z0-9-]{1,63} */
     OPTION_NAME,       /* const char *, 1 to 255 visible ASCII characters */
     OPTION_TEXT,       /* const char *, at most .max bytes; may be empty */
+    OPTION_URI,        /* const char *, with its scheme */
     OPTION_URL,        /* const char *, http: or https: */
     OPTION_PATTERN,    /* const char *, a POSIX extended regular expression, made to match whole strings */
     OPTION_LOCALPARTS, /* const char *, prepared, with one space between them; may be empty */

@@ -3,6 +3,7 @@
 #include "jid.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <errno.h>
 #include <regex.h>
 #include <stdio.h>
@@ -52,6 +53,7 @@ const char *option_noun(const struct option *o)
         [OPTION_URL] = "a URL",
         [OPTION_PATTERN] = "a regular expression",
         [OPTION_LOCALPARTS] = "a list of names",
+        [OPTION_URI] = "a URI",
         [OPTION_CONNINFO] = "a connection string",
     };
     return nouns[o->type];
@@ -108,6 +110,7 @@ void option_allowed(const struct option *o, struct buf *out)
                                                [OPTION_PATTERN] = "at most 1000 bytes, e.g. [a-z]{3,20}",
                                                [OPTION_LOCALPARTS] = "localparts with spaces between them",
                                                [OPTION_NAME] = "1 to 255 visible ASCII characters",
+                                               [OPTION_URI] = "e.g. xmpp:admin@example.org or mailto:admin@example.org",
                                                [OPTION_CONNINFO] = "e.g. \"host=db1,db2 dbname=rookery "
                                                                    "target_session_attrs=read-write\""};
         buf_str(out, examples[o->type]);
@@ -303,6 +306,13 @@ static const char *read_localparts(struct arena *a, const char *s, size_t n)
     return out;
 }
 
+/* RFC 3986: a scheme, and visible ASCII. */
+static const char *read_uri(struct arena *a, const char *s)
+{
+    size_t scheme = strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-.");
+    return isalpha((unsigned char)*s) && s[scheme] == ':' && s[scheme + 1] ? read_name(a, s) : NULL;
+}
+
 /* libpq alone understands all of it, and says what is wrong when the database is opened. */
 static const char *read_conninfo(struct arena *a, const char *s)
 {
@@ -349,6 +359,8 @@ static const char *read_string(const struct option *o, const char *s, size_t n, 
         return read_pattern(a, s, wrong);
     case OPTION_LOCALPARTS:
         return read_localparts(a, s, n);
+    case OPTION_URI:
+        return read_uri(a, s);
     case OPTION_CONNINFO:
         return read_conninfo(a, s);
     default:

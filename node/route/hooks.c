@@ -42,6 +42,13 @@ void hooks_presence(struct hook_ctx *cx)
     stanza_free(&cx->stanza);
 }
 
+void hooks_stream_features(struct sm *s, const char *host, struct arena *a, struct xml *features)
+{
+    for (const struct module *const *m = s->modules; *m; m++)
+        if ((*m)->stream_features)
+            (*m)->stream_features(s, host, a, features);
+}
+
 void hooks_session_presence(struct session *se, struct stanza *st)
 {
     for (const struct module *const *m = se->account->sm->modules; *m; m++)

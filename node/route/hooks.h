@@ -91,8 +91,11 @@ struct module {
     hook_fn *presence;
     /* A session has broadcast st, available or unavailable (RFC 6121 4.2, 4.4, 4.5), and has changed accordingly. */
     void (*session_presence)(struct session *se, struct stanza *st);
-    /* Adds to a disco#info answer; cx->to says whose. */
+    /* Adds to a disco#info answer; cx->to says whose. About a host it depends on nothing but the host (cx->stanza->to)
+     * and the configuration. */
     void (*disco_info)(struct hook_ctx *cx, struct arena *a, struct xml *query);
+    /* Adds to the features of a stream to this host, from when its client is authenticated. */
+    void (*stream_features)(struct sm *s, const char *host, struct arena *a, struct xml *features);
 };
 
 /* Answers. hook_reply consumes result; NULL is the empty result. */
@@ -125,6 +128,8 @@ enum hook_result hooks_iq(struct hook_ctx *cx);
 enum hook_result hooks_iq_try(struct hook_ctx *cx);
 /* Runs the presence hooks. Consumes cx->stanza. */
 void hooks_presence(struct hook_ctx *cx);
+/* Runs the stream_features hooks. */
+void hooks_stream_features(struct sm *s, const char *host, struct arena *a, struct xml *features);
 /* For the module that keeps presence: runs the session_presence hooks. */
 void hooks_session_presence(struct session *se, struct stanza *st);
 

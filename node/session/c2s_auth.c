@@ -89,6 +89,7 @@ void c2s_features(struct c2s *c)
             xml_add(a, f, "csi", NS_CSI);
         xml_add(a, f, "ver", "urn:xmpp:features:rosterver");
         xml_add(a, f, "sub", "urn:xmpp:features:pre-approval");
+        c->edge->ops->features(c->edge->arg, c->host, a, f);
     }
     c2s_signup_feature(c, a, f);
     add_limits(c, a, f);

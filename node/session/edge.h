@@ -27,6 +27,8 @@ struct edge_ops {
     uint16_t (*home)(void *arg, const struct jid *bare);
     /* Hands an authenticated stream over: call edge_enter there. */
     void (*move)(void *arg, struct c2s *c, uint16_t worker);
+    /* Adds what else a host's streams offer to those who are authenticated. */
+    void (*features)(void *arg, const char *host, struct arena *a, struct xml *features);
 };
 
 struct edge {

@@ -12,18 +12,21 @@ static const struct module spine = {
     .account_features = (const char *const[]){"urn:xmpp:sid:0", NULL},
 };
 
-/* clang-format off: one line each; xep_0012_last sees a session that closes before im_presence ends its presence */
+/* clang-format off: one line each. xep_0012_last sees a session that closes before im_presence ends its presence;
+ * xep_0115_caps answers for its nodes before xep_0030_disco refuses them. */
 const struct module *const modules[] = {
     &xep_0012_last,
     &im_roster,
     &im_presence,
     &im_registry_feed,
     &spine,
+    &xep_0115_caps,
     &xep_0030_disco,
     &xep_0049_private,
     &xep_0054_vcard,
     &xep_0077_register,
     &xep_0092_version,
+    &xep_0157_contact,
     &xep_0191_blocking,
     &xep_0199_ping,
     &xep_0202_time,

@@ -10,6 +10,8 @@ extern const struct module xep_0049_private;
 extern const struct module xep_0054_vcard;
 extern const struct module xep_0077_register;
 extern const struct module xep_0092_version;
+extern const struct module xep_0115_caps;
+extern const struct module xep_0157_contact;
 extern const struct module xep_0191_blocking;
 extern const struct module xep_0199_ping;
 extern const struct module xep_0202_time;

@@ -1,6 +1,6 @@
+#include "disco.h"
 #include "xep.h"
 
-#define NS_INFO  "http://jabber.org/protocol/disco#info"
 #define NS_ITEMS "http://jabber.org/protocol/disco#items"
 
 /* Somebody else's account is shown to those who may see its presence; to others it looks like none (XEP-0030 section
@@ -28,24 +28,30 @@ static void features(struct arena *a, struct xml *query, const char *const *list
         xml_set(a, xml_add(a, query, "feature", NULL), "var", *list);
 }
 
+struct xml *disco_info_write(struct hook_ctx *cx, struct arena *ar, struct xml *parent)
+{
+    bool server = cx->to == TO_SERVER;
+    struct xml *query = xml_add(ar, parent, "query", NS_INFO);
+    if (server)
+        identity(ar, query, "server", "im", "Rookery");
+    else
+        identity(ar, query, "account", "registered", NULL);
+    for (const struct module *const *m = cx->sm->modules; *m; m++)
+        features(ar, query, server ? (*m)->features : (*m)->account_features);
+    for (const struct module *const *m = cx->sm->modules; *m; m++)
+        if ((*m)->disco_info)
+            (*m)->disco_info(cx, ar, query);
+    return query;
+}
+
 static enum hook_result on_info(struct hook_ctx *cx)
 {
     if (!may_ask(cx))
         return hook_error(cx, SE_SERVICE_UNAVAILABLE, NULL);
     if (xml_get(cx->payload, "node"))
         return hook_error(cx, SE_ITEM_NOT_FOUND, NULL);
-    bool server = cx->to == TO_SERVER;
     struct stanza *r = stanza_result(cx->stanza);
-    struct xml *query = xml_add(r->arena, r->x, "query", NS_INFO);
-    if (server)
-        identity(r->arena, query, "server", "im", "Rookery");
-    else
-        identity(r->arena, query, "account", "registered", NULL);
-    for (const struct module *const *m = cx->sm->modules; *m; m++)
-        features(r->arena, query, server ? (*m)->features : (*m)->account_features);
-    for (const struct module *const *m = cx->sm->modules; *m; m++)
-        if ((*m)->disco_info)
-            (*m)->disco_info(cx, r->arena, query);
+    disco_info_write(cx, r->arena, r->x);
     return hook_reply(cx, r);
 }
 

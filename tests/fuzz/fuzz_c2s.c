@@ -326,7 +326,15 @@ static void move_stream(void *arg, struct c2s *c, uint16_t worker)
     inbox_push(((struct fuzz *)arg)->home.inbox, &m->msg);
 }
 
-static const struct edge_ops edge_ops = {edge_send, home_of, move_stream};
+static void no_features(void *arg, const char *host, struct arena *a, struct xml *features)
+{
+    (void)arg;
+    (void)host;
+    (void)a;
+    (void)features;
+}
+
+static const struct edge_ops edge_ops = {edge_send, home_of, move_stream, no_features};
 
 /* Small limits and short times: they are reached. */
 static void limits(struct config *c)

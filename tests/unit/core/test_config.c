@@ -179,6 +179,8 @@ static void names(void **state)
 static void together(void **state)
 {
     (void)state;
+    bad(HOSTS "contacts:\n- { role: abuse, address: \"mailto:a@example.org\", host: example.net }\n",
+        "test.yml:3: contacts.host: example.net is not one of the hosts\n");
     bad(HOSTS "access:\n- { action: deny, host: example.net }\n"
               "listen:\n- { port: 5222 }\n- { port: 5222, mode: tls }\n"
               "c2s: { max_stanza: 10KiB, max_stanza_unauthenticated: 11KiB }\n",
