@@ -180,6 +180,7 @@ struct config {
     } roster;
     struct {
         uint32_t max_messages; /* per account; 10000 */
+        uint32_t expire_days;  /* 0: never */
     } offline;
     struct {
         const char *default_policy; /* "always", "roster", "never" */

@@ -286,6 +286,8 @@ const struct option config_options[] = {
 
     SECTION("offline", "Messages for those who are not there."),
     INT(offline, max_messages, "10000", 0, 1000000, "Waiting messages of one account; above it senders get an error."),
+    INT(offline, expire_days, "0", 0, 36500,
+        "Days after which a message that waits is not delivered any more; it stays in the archive. 0 is never."),
 
     SECTION("archive", "The message archive (XEP-0313)."),
     OPTION(archive, default_policy, OPTION_WORD, "always",

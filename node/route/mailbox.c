@@ -7,11 +7,12 @@
 #include <string.h>
 
 enum {
-    ORIGIN_MINUTES = 10,
     BACKLOG_PAGE = 100,
     BACKLOG_WINDOW = 400,  /* messages of it a session may have in hand */
     BACKLOG_WAIT_MS = 2000 /* for a session that takes none: then it goes on, until c2s gives the session up */
 };
+
+static const uint64_t HOUR_US = 3600 * 1000000ull, DAY_US = 24 * 3600 * 1000000ull;
 
 /* One thing in the queue. */
 struct delivery {
@@ -85,67 +86,12 @@ bool mailbox_idle(const struct mailbox *m)
     return list_empty(&m->queue) && !list_linked(&m->dirty_link);
 }
 
-uint64_t mailbox_origins_since(uint64_t unix_us)
-{
-    return (unix_us - (uint64_t)ORIGIN_MINUTES * 60 * 1000000) << 4;
-}
-
 /* Ids grow with time and never repeat, also when the clock stands or steps back. */
 static uint64_t next_id(struct mailbox *m)
 {
     uint64_t now = loop_unix_us(m->account->sm->loop) << 4;
     m->last_id = now > m->last_id ? now : m->last_id + 1;
     return m->last_id;
-}
-
-/* ---- messages sent again (XEP-0359 origin-id) ---- */
-
-/* What the peer sent and what it was sent are kept apart: an answer may come under the origin-id of what it answers. */
-static uint64_t origin_key(const struct jid *peer, uint64_t origin, bool sent)
-{
-    if (!origin)
-        return 0;
-    uint64_t key[3] = {peer->hash, origin, sent};
-    return hash_stable(key, sizeof key) | 1;
-}
-
-static uint64_t origins_since(const struct mailbox *m)
-{
-    return mailbox_origins_since(loop_unix_us(m->account->sm->loop));
-}
-
-static bool origin_seen(const struct mailbox *m, uint64_t key)
-{
-    uint64_t since = origins_since(m);
-    for (unsigned i = 0; i < m->origin_count; i++)
-        if (m->origins[i].hash == key && m->origins[i].id >= since)
-            return true;
-    return false;
-}
-
-static void origin_add(struct mailbox *m, uint64_t key, uint64_t id)
-{
-    bool full = m->origin_count == m->origin_cap;
-    /* Grows only while the oldest may still be asked for. */
-    if (full && m->origin_cap < STORE_ORIGINS_MAX &&
-        (!m->origin_cap || m->origins[m->origin_at].id >= origins_since(m))) {
-        unsigned cap = m->origin_cap ? m->origin_cap * 2u : 8;
-        m->origin_cap = (uint16_t)(cap < STORE_ORIGINS_MAX ? cap : STORE_ORIGINS_MAX);
-        m->origins = xrealloc(m->origins, m->origin_cap * sizeof *m->origins);
-    }
-    if (m->origin_count < m->origin_cap) {
-        m->origins[m->origin_count++] = (struct origin){key, id};
-        return;
-    }
-    m->origins[m->origin_at] = (struct origin){key, id};
-    m->origin_at = (uint16_t)((m->origin_at + 1) % m->origin_cap);
-}
-
-static void origin_forget(struct mailbox *m, uint64_t id)
-{
-    for (unsigned i = 0; i < m->origin_count; i++)
-        if (m->origins[i].id == id)
-            m->origins[i].hash = 0;
 }
 
 /* ---- what sessions have in hand, and the watermark ---- */
@@ -397,6 +343,66 @@ void mailbox_session_gone(struct account *a, struct session *gone)
         backlog_go_on(m);
     else
         backlog_offer(m);
+}
+
+/* ---- messages that waited too long ---- */
+
+/* Ids below it are not delivered any more; 0: all are. */
+static uint64_t expired_before(const struct mailbox *m)
+{
+    const struct sm *s = m->account->sm;
+    uint64_t now = loop_unix_us(s->loop), age = (uint64_t)s->config->offline.expire_days * DAY_US;
+    return age && age < now ? (now - age) << 4 : 0;
+}
+
+struct recount {
+    struct mailbox *mailbox;
+    uint64_t waiting; /* when it was asked */
+};
+
+static void on_recount(void *arg, enum err e, const struct archive_row *rows, size_t n, bool more, int64_t total)
+{
+    (void)rows;
+    (void)n;
+    (void)more;
+    struct recount *r = arg;
+    struct mailbox *m = r->mailbox;
+    struct account *a = m->account;
+    if (!account_gone(a, e) && e == OK && (uint64_t)total < r->waiting) {
+        uint64_t expired = r->waiting - (uint64_t)total;
+        m->waiting -= expired < m->waiting ? expired : m->waiting;
+    }
+    free(r);
+    account_unpin(a);
+}
+
+/* Gives up the backlog's expired messages when there may be many: true. How many there were is known later. */
+static bool backlog_expire(struct mailbox *m)
+{
+    struct account *a = m->account;
+    uint64_t before = expired_before(m);
+    if (m->reading || m->inflight_count || !m->backlog_from || m->backlog_from + (HOUR_US << 4) > before)
+        return false;
+    m->backlog_from = before;
+    watermark_advance(m);
+    struct recount *r = xmalloc(sizeof *r);
+    *r = (struct recount){m, m->waiting};
+    struct archive_query q = {.owner = a->owner,
+                              .start_id = before,
+                              .end_id = UINT64_MAX,
+                              .before_id = UINT64_MAX,
+                              .max = 1,
+                              .want_count = true,
+                              .deliverable = true};
+    account_pin(a);
+    store_archive_find(a->sm->store, &q, on_recount, r);
+    return true;
+}
+
+/* Is there no room for one more offline message? */
+static bool backlog_full(struct mailbox *m)
+{
+    return m->waiting >= m->account->sm->config->offline.max_messages && !backlog_expire(m);
 }
 
 /* ---- the queue ---- */
@@ -664,7 +670,7 @@ void mailbox_receive(struct account *a, struct envelope **ep)
         uint64_t origin = cx.keep && e->sender ? origin_key(e->sender, e->origin, false) : 0;
         bool again = origin && origin_seen(m, origin);
         if (again || !refused_by_modules(&cx, false)) {
-            bool full = cx.keep && !online && m->waiting >= a->sm->config->offline.max_messages;
+            bool full = cx.keep && !online && backlog_full(m);
             if (again)
                 metric_add(M_DEDUPED_TOTAL, 1);
             if (again || (!full && (online || cx.keep))) {
@@ -813,6 +819,7 @@ static void on_backlog(void *arg, enum err e, const struct archive_row *rows, si
     struct mailbox *m = d->mailbox;
     struct account *a = m->account;
     struct session *se = backlog_session(m, d->session);
+    uint64_t expired = expired_before(m);
     if (account_gone(a, e)) {
         account_unpin(a);
         return;
@@ -823,7 +830,9 @@ static void on_backlog(void *arg, enum err e, const struct archive_row *rows, si
         watermark_dirty(m);
     }
     for (size_t i = 0; i < n && se; i++) {
-        if (!in_its_archive(se, &rows[i]))
+        if (rows[i].id < expired || in_its_archive(se, &rows[i]))
+            m->waiting -= m->waiting && !inflight_find(m, rows[i].id);
+        else
             backlog_give(m, se, &rows[i]);
         d->after = rows[i].id;
     }

@@ -48,6 +48,17 @@ bool mailbox_idle(const struct mailbox *m);
 /* Archive id from which origin hashes are worth loading, at this time. */
 uint64_t mailbox_origins_since(uint64_t unix_us);
 
+/* ---- origins.c ---- */
+
+/* 0: none. What the peer sent and what it was sent are kept apart: an answer may come under the origin-id of what it
+ * answers. */
+uint64_t origin_key(const struct jid *peer, uint64_t origin, bool sent);
+bool origin_seen(const struct mailbox *m, uint64_t key); /* in the last minutes */
+void origin_add(struct mailbox *m, uint64_t key, uint64_t id);
+void origin_forget(struct mailbox *m, uint64_t id);
+
+/* ---- mailbox.c ---- */
+
 /* A message for this account, or the copy of one that a session of it sent. Consumes *e; answers COMMITTED when it is
  * handled. */
 void mailbox_receive(struct account *a, struct envelope **e);
