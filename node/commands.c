@@ -247,6 +247,7 @@ enum err daemon_control_open(struct daemon *d, char **why)
     d->accounts = (struct control_store){.store = w->store, .config = d->config, .changed = account_changed, .arg = d};
     d->control = control_new(w->loop);
     control_offer(d->control, commands, sizeof commands / sizeof *commands, d);
+    control_offer(d->control, invite_commands, invite_command_count, d);
     control_offer(d->control, cluster_commands, cluster_command_count, d);
     control_offer(d->control, control_store_commands, control_store_command_count, &d->accounts);
     return control_listen(d->control, d->config->control.socket, why);

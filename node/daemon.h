@@ -30,6 +30,10 @@ void daemon_stop(struct daemon *d);
 enum err daemon_control_open(struct daemon *d, char **why) WARN_UNUSED;
 void daemon_control_close(struct daemon *d);
 
+/* invite_commands.c; ctx: the daemon */
+extern const struct control_command invite_commands[];
+extern const size_t invite_command_count;
+
 /* cluster_commands.c; ctx: the daemon */
 extern const struct control_command cluster_commands[];
 extern const size_t cluster_command_count;

@@ -42,6 +42,8 @@ enum env_kind {
     ENV_REVOKED,  /* node -> home: the account's keys have changed (code 0) or it was removed (code 1) in storage; its
                      sessions end, but for session `id` */
     ENV_CREATE,   /* a new account for env->jid; bytes: struct creation. Answered by ENV_CREATED */
+    ENV_INVITE,   /* jid: a host; code: INVITE_*; bytes: SHA-256 of an invitation's token, NULL: there is none. Answered
+                     by ENV_INVITED, but for INVITE_RETURN */
     /* sm -> c2s at env->to, for env->session */
     ENV_KEYS,      /* code: enum err; flags: 1 when the account exists; bytes: struct scram_keys */
     ENV_BOUND,     /* code: 0, or 1 + enum stanza_error; jid: the full JID; bytes, for BIND_2: children of <bound/> */
@@ -54,6 +56,7 @@ enum env_kind {
     ENV_STATE,     /* bytes: what the home knows of the session, for ENV_REGISTER; c2s keeps it unread */
     ENV_YIELD,     /* the session moves to stream `id` at `from`: give it away with ENV_TAKEOVER and end */
     ENV_CREATED,   /* code: enum err */
+    ENV_INVITED,   /* code: enum err; bytes: the name that the invitation is for, NULL: any */
     ENV_FORGOT, /* to every worker's c2s: the home at `from` missed a ring and has forgotten its accounts; register */
     /* c2s -> c2s */
     ENV_TAKEOVER, /* code: enum err; bytes: the session, a value (c2s_pack.c); session: the stream that resumes it */
@@ -77,6 +80,14 @@ struct creation {
 
 /* ENV_BIND's flags. */
 enum { BIND_2 = 1 };
+
+/* ENV_INVITE's codes; the account's JID is the target. */
+enum {
+    INVITE_LOOK,   /* is there such an invitation, and may it still be used? */
+    INVITE_CLAIM,  /* the account takes one use of it, again and again the same one; without a token: may the name be
+                      had by anybody? ERR_NOT_FOUND, ERR_EXISTS: it is kept for somebody, ERR_INVALID: not this name */
+    INVITE_RETURN, /* the account was not made after all */
+};
 
 /* ENV_REGISTER's flags. */
 enum {

@@ -38,6 +38,7 @@ enum {
     X(CLOSE, NEEDS_JID, UINT32_MAX)                                                                                    \
     X(REVOKED, NEEDS_JID, 1)                                                                                           \
     X(CREATE, NEEDS_JID | NEEDS_CREATION, 0)                                                                           \
+    X(INVITE, NEEDS_JID | MAY_HASH, INVITE_RETURN)                                                                     \
     X(REGISTER, NEEDS_FULL | NEEDS_BYTES, UINT32_MAX)                                                                  \
     X(KEYS, NEEDS_KEYS, ERR_CLOSED)                                                                                    \
     X(BOUND, 0, 1 + SE_UNEXPECTED_REQUEST)                                                                             \
@@ -49,6 +50,7 @@ enum {
     X(STATE, NEEDS_BYTES, UINT32_MAX)                                                                                  \
     X(YIELD, 0, UINT32_MAX)                                                                                            \
     X(CREATED, 0, ERR_CLOSED)                                                                                          \
+    X(INVITED, 0, ERR_CLOSED)                                                                                          \
     X(FORGOT, 0, UINT32_MAX)                                                                                           \
     X(TAKEOVER, 0, ERR_CLOSED)
 

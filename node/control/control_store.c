@@ -187,8 +187,9 @@ static void list_page(void *arg, enum err e, const char *const *jids, size_t n)
     }
     json_t *users = json_array();
     for (size_t i = 0; i < n; i++)
-        json_array_append_new(users, json_string(jids[i]));
-    j->users += n;
+        if (strchr(jids[i], '@')) /* not a host's own (xep/invitations.h) */
+            json_array_append_new(users, json_string(jids[i]));
+    j->users += json_array_size(users);
     free(j->after);
     j->after = n == PAGE ? xstrdup(jids[n - 1]) : NULL;
     j->domain += !j->after;

@@ -154,6 +154,7 @@ struct config {
     } sasl;
     struct {
         bool enabled, change_password, remove; /* XEP-0077; all false */
+        bool invitations;                      /* XEP-0445; false */
         const char *instructions;
         const char *redirect;                        /* URL; NULL: accounts are made here */
         const char *welcome_subject, *welcome_body;  /* body NULL: no message */

@@ -237,6 +237,8 @@ const struct option config_options[] = {
 
     SECTION("registration", "Accounts made, changed and removed by clients (XEP-0077)."),
     BOOL(registration, enabled, "no", "Clients may make accounts before they log in."),
+    BOOL(registration, invitations, "no",
+         "Accounts may be made by invitation (`rookeryctl invite`), also where and when others may make none."),
     BOOL(registration, change_password, "no", "Users may change their passwords. Their other sessions end then."),
     BOOL(registration, remove, "no", "Users may remove their accounts, with all data."),
     OPTION(registration, instructions, OPTION_TEXT, "Choose a user name and a password.",

@@ -73,6 +73,7 @@ void resume_unavailable(struct sm *s, const struct envelope *e);
 /* ---- create.c ---- */
 
 void handle_create(struct sm *s, struct envelope **e);
+void handle_invite(struct account *host, const struct envelope *e);
 
 /* ---- register.c ---- */
 

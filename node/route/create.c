@@ -2,6 +2,7 @@
 #include "account.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct create {
     struct sm *sm;
@@ -62,4 +63,21 @@ void handle_create(struct sm *s, struct envelope **ep)
     *ep = NULL;
     s->pins++;
     store_account_create(s->store, c->e->jid, &creation_of(c)->keys, on_written, c);
+}
+
+void handle_invite(struct account *host, const struct envelope *e)
+{
+    for (const struct module *const *m = host->sm->modules; *m; m++)
+        if ((*m)->invite)
+            (*m)->invite(host, e);
+}
+
+void invite_answer(struct sm *s, struct addr at, uint64_t session, enum err e, const char *name)
+{
+    struct envelope *r = env_new(ENV_INVITED, NULL);
+    r->to = at;
+    r->session = session;
+    r->code = e;
+    r->bytes = name ? bytes_new(name, strlen(name)) : NULL;
+    s->send(s->send_arg, &r);
 }

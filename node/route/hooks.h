@@ -87,6 +87,8 @@ struct module {
     void (*session_close)(struct session *se); /* before it is freed; still in the account's list */
     /* An account was made in band, by whoever is at this address. May come twice when a home is lost just then. */
     void (*account_created)(struct sm *s, const struct jid *bare, const char *peer);
+    /* ENV_INVITE for a host of ours, which may be missing: answers with invite_answer. */
+    void (*invite)(struct account *host, const struct envelope *e);
     /* A presence: from one of the account's own sessions (cx->session set), or from elsewhere to this account. */
     hook_fn *presence;
     /* A session has broadcast st, available or unavailable (RFC 6121 4.2, 4.4, 4.5), and has changed accordingly. */
@@ -142,6 +144,9 @@ void hooks_session_presence(struct session *se, struct stanza *st);
  */
 typedef enum err value_change_fn(void *arg, const struct bytes *old, struct bytes **now);
 void value_update(struct account *a, const char *key, value_change_fn *change, store_done_fn *done, void *arg);
+
+/* ENV_INVITED; name NULL: any. */
+void invite_answer(struct sm *s, struct addr at, uint64_t session, enum err e, const char *name);
 
 /* ---- mailbox (deliver.c) ---- */
 

@@ -199,6 +199,9 @@ void sm_unavailable(struct sm *s, struct envelope **ep)
         envelope_bounce(s, e, SE_RESOURCE_CONSTRAINT, "storage is not available");
         envelope_committed(s, e);
         break;
+    case ENV_INVITE:
+        invite_answer(s, e->from, e->session, ERR_BUSY, NULL);
+        break;
     case ENV_CALL:
         e->call(e->call_arg, NULL);
         break;
@@ -385,6 +388,9 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
         break;
     case ENV_REVOKED:
         account_revoked(a, e->code, e->id);
+        break;
+    case ENV_INVITE:
+        handle_invite(a, e);
         break;
     case ENV_CALL:
         e->call(e->call_arg, a->missing ? NULL : a);

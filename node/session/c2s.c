@@ -740,6 +740,9 @@ void edge_handle(struct edge *e, struct envelope **ep)
         case ENV_CREATED:
             c2s_created(c, env);
             break;
+        case ENV_INVITED:
+            c2s_invited(c, env);
+            break;
         case ENV_BOUND:
             c2s_bound(c, env);
             break;

@@ -173,6 +173,7 @@ void c2s_signup_feature(const struct c2s *c, struct arena *a, struct xml *featur
 /* False: this element is no registration, or does not belong in this state. */
 bool c2s_signup(struct c2s *c, struct arena **arena, struct xml *x);
 void c2s_created(struct c2s *c, const struct envelope *e);
+void c2s_invited(struct c2s *c, const struct envelope *e);
 /* What this client's connection forbids it to ask of its home; NULL: nothing. */
 struct stanza *c2s_signup_refusal(const struct c2s *c, const struct stanza *s);
 void c2s_signup_free(struct c2s *c);

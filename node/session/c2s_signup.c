@@ -8,23 +8,33 @@
 #include "signup.h"
 
 #include <netdb.h>
+#include <openssl/sha.h>
 #include <stdlib.h>
 #include <string.h>
 
+#define NS_PARS "urn:xmpp:pars:0"
+
 enum { REQUESTS_MAX = 20 }; /* of one stream: looking, and trying a few names */
+
+enum step { IDLE, LOOKING, CLAIMING, DERIVING, CREATING };
 
 struct signup {
     unsigned requests;
-    bool done;            /* one account was made: that is all a stream gets */
-    struct work *work;    /* keys are being derived */
-    struct stanza *query; /* not answered yet; NULL: none */
+    bool done; /* one account was made: that is all a stream gets */
+    enum step step;
+    struct stanza *query;  /* what is being done; NULL when IDLE */
+    const struct jid *jid; /* whose account, in the query's arena */
+    struct work *work;     /* DERIVING */
+    /* XEP-0445 */
+    bool invited;           /* a token was accepted */
+    uint8_t token_hash[32]; /* of the one shown last */
+    char *invited_name;     /* NULL: any */
 };
 
 /* A derivation under way; its stream may end meanwhile. */
 struct work {
     struct edge *edge;
     uint64_t stream;
-    const struct jid *jid; /* malloc */
 };
 
 /* ---- what is offered ---- */
@@ -52,16 +62,27 @@ static bool offered(const struct c2s *c)
     return c->edge->config->registration.enabled && address_allows(c, REGISTRATION_REGISTER);
 }
 
+static bool invitations(const struct c2s *c)
+{
+    return c->edge->config->registration.invitations;
+}
+
 void c2s_signup_feature(const struct c2s *c, struct arena *a, struct xml *features)
 {
-    if (state_allows(c) && offered(c))
+    if (!state_allows(c))
+        return;
+    if (invitations(c))
+        xml_add(a, features, "register", "urn:xmpp:ibr-token:0");
+    if (offered(c) || invitations(c))
         xml_add(a, features, "register", "http://jabber.org/features/iq-register");
 }
 
 void c2s_signup_free(struct c2s *c)
 {
-    if (c->signup)
-        stanza_free(&c->signup->query);
+    if (!c->signup)
+        return;
+    stanza_free(&c->signup->query);
+    free(c->signup->invited_name);
     free(c->signup);
     c->signup = NULL;
 }
@@ -81,17 +102,24 @@ static void refuse(struct c2s *c, const struct stanza *q, enum stanza_error e, c
     answer(c, signup_error(q, e, text));
 }
 
-/* The answer to the request that waited. */
-static void late(struct c2s *c, enum err e)
+static void ask_host(struct c2s *c, uint32_t code, bool again)
 {
-    struct stanza *q = c->signup->query;
-    c->signup->query = NULL;
+    struct signup *s = c->signup;
+    struct arena *a = arena_new();
+    struct envelope *e = env_new(ENV_INVITE, jid_make(a, NULL, c->host, NULL));
+    arena_free(&a);
+    e->code = code;
+    e->target = s->jid ? jid_dup(e->arena, s->jid) : NULL;
+    e->bytes = code == INVITE_LOOK || s->invited ? bytes_new(s->token_hash, sizeof s->token_hash) : NULL;
+    if (again)
+        c2s_ask(c, &e);
+    else
+        c2s_send(c, &e);
+}
+
+static void refuse_for(struct c2s *c, const struct stanza *q, enum err e)
+{
     switch (e) {
-    case OK:
-        c->signup->done = true;
-        metric_add(M_REGISTRATION_TOTAL, 1);
-        answer(c, stanza_result(q));
-        break;
     case ERR_EXISTS:
         refuse(c, q, SE_CONFLICT, "this name is taken");
         break;
@@ -105,21 +133,46 @@ static void late(struct c2s *c, enum err e)
     default:
         refuse(c, q, SE_INTERNAL_SERVER_ERROR, NULL);
     }
-    stanza_free(&q);
+}
+
+/* The request has been answered: the stream goes on. */
+static void finish(struct c2s *c)
+{
+    c->signup->step = IDLE;
+    c->signup->jid = NULL;
+    stanza_free(&c->signup->query);
     c2s_go_on(c);
 }
 
-/* ---- an account is made: derive its keys, ask its home to write them ---- */
-
-static void send_creation(struct c2s *c, const struct jid *jid, const struct credentials *keys)
+/* The end of an attempt. */
+static void created(struct c2s *c, enum err e)
 {
-    struct envelope *e = env_new(ENV_CREATE, jid);
+    struct signup *s = c->signup;
+    bool certain = e == ERR_EXISTS || e == ERR_INVALID || e == ERR_BUSY;
+    s->done = e == OK;
+    if (s->invited && certain)
+        ask_host(c, INVITE_RETURN, false);
+    if (e == OK) {
+        metric_add(M_REGISTRATION_TOTAL, 1);
+        answer(c, stanza_result(s->query));
+    } else {
+        refuse_for(c, s->query, e);
+    }
+    finish(c);
+}
+
+/* ---- an account is made: claim the name, derive its keys, ask its home to write them ---- */
+
+static void send_creation(struct c2s *c, const struct credentials *keys)
+{
+    struct envelope *e = env_new(ENV_CREATE, c->signup->jid);
     struct creation n = {.keys = *keys};
     const struct sockaddr_storage *peer = conn_peer_addr(c->conn);
     if (getnameinfo((const struct sockaddr *)peer, sizeof *peer, n.peer, sizeof n.peer, NULL, 0, NI_NUMERICHOST))
         n.peer[0] = 0;
     e->bytes = bytes_new(&n, sizeof n);
     explicit_bzero(&n, sizeof n);
+    c->signup->step = CREATING;
     c2s_ask(c, &e);
 }
 
@@ -130,40 +183,121 @@ static void on_derived(void *arg, enum err e, const struct credentials *keys)
     if (c && c->state != C2S_DEAD && c->signup && c->signup->work == w) {
         c->signup->work = NULL;
         if (e == OK)
-            send_creation(c, w->jid, keys);
+            send_creation(c, keys);
         else
-            late(c, e);
+            created(c, e);
     }
-    jid_free(&w->jid);
     free(w);
+}
+
+static void derive(struct c2s *c)
+{
+    struct signup_request r;
+    struct work *w = xmalloc(sizeof *w);
+    *w = (struct work){c->edge, c->session.id};
+    (void)signup_read(c->signup->query->arena, stanza_payload(c->signup->query), &r); /* it was good before */
+    enum err e = derive_run(c->edge->blocking, c->edge->inbox, r.password, c->edge->config->sasl.scram_iterations,
+                            on_derived, w);
+    if (e == OK) {
+        c->signup->step = DERIVING;
+        c->signup->work = w;
+        return;
+    }
+    free(w);
+    created(c, e);
 }
 
 void c2s_created(struct c2s *c, const struct envelope *e)
 {
-    if (!c->signup || !c->signup->query || c->signup->work)
+    if (!c->signup || c->signup->step != CREATING)
         return;
     c2s_answered(c);
-    late(c, (enum err)e->code);
+    created(c, (enum err)e->code);
 }
 
-static void create(struct c2s *c, struct stanza **q, const struct jid *jid, const char *password)
+/* Takes the request; the stream waits until it is answered. */
+static void begin(struct c2s *c, struct stanza **q)
 {
-    struct work *w = xmalloc(sizeof *w);
-    *w = (struct work){c->edge, c->session.id, jid_dup(NULL, jid)};
     c->signup->query = *q;
-    c->signup->work = w;
+    *q = NULL;
     sasl_free(&c->sasl); /* an exchange that had begun is over */
     c2s_wait(c);
-    enum err e =
-        derive_run(c->edge->blocking, c->edge->inbox, password, c->edge->config->sasl.scram_iterations, on_derived, w);
+}
+
+static void create(struct c2s *c, struct stanza **q, const struct jid *jid)
+{
+    begin(c, q);
+    c->signup->jid = jid;
     log_info(&c->log, "registers", "jid", jid->s, "peer", conn_peer(c->conn));
-    *q = NULL;
-    if (e == OK)
+    if (!invitations(c)) {
+        derive(c);
         return;
-    c->signup->work = NULL;
-    jid_free(&w->jid);
-    free(w);
-    late(c, e);
+    }
+    c->signup->step = CLAIMING;
+    ask_host(c, INVITE_CLAIM, true);
+}
+
+/* ---- invitations (XEP-0445) ---- */
+
+static void looked(struct c2s *c, const struct envelope *e)
+{
+    struct signup *s = c->signup;
+    s->invited = e->code == OK;
+    free(s->invited_name);
+    s->invited_name = s->invited && e->bytes ? strndup(e->bytes->data, e->bytes->len) : NULL;
+    if (s->invited) {
+        answer(c, stanza_result(s->query));
+    } else if (e->code == ERR_NOT_FOUND) {
+        ip_failed(c->edge->ips, conn_peer_addr(c->conn), loop_mono_ms(c->edge->loop));
+        refuse(c, s->query, SE_ITEM_NOT_FOUND, "the invitation is not known, used up, or has expired");
+    } else {
+        refuse_for(c, s->query, (enum err)e->code);
+    }
+    finish(c);
+}
+
+static void claimed(struct c2s *c, enum err e)
+{
+    if (e == OK) {
+        derive(c);
+        return;
+    }
+    if (e == ERR_NOT_FOUND)
+        refuse(c, c->signup->query, SE_ITEM_NOT_FOUND, "the invitation is used up");
+    else if (e == ERR_INVALID)
+        refuse(c, c->signup->query, SE_NOT_ACCEPTABLE, "the invitation is for another name");
+    else
+        refuse_for(c, c->signup->query, e);
+    finish(c);
+}
+
+void c2s_invited(struct c2s *c, const struct envelope *e)
+{
+    if (!c->signup || (c->signup->step != LOOKING && c->signup->step != CLAIMING))
+        return;
+    c2s_answered(c);
+    if (c->signup->step == LOOKING)
+        looked(c, e);
+    else
+        claimed(c, (enum err)e->code);
+}
+
+static void on_token(struct c2s *c, struct stanza **q)
+{
+    const char *token = xml_get(stanza_payload(*q), "token");
+    uint64_t now = loop_mono_ms(c->edge->loop);
+    if (!invitations(c)) {
+        refuse(c, *q, SE_FEATURE_NOT_IMPLEMENTED, "nobody is invited here");
+    } else if (!token || !*token) {
+        refuse(c, *q, SE_BAD_REQUEST, "the token is missing");
+    } else if (ip_blocked(c->edge->ips, conn_peer_addr(c->conn), now)) {
+        refuse(c, *q, SE_RESOURCE_CONSTRAINT, "too many failures from your address, try later");
+    } else {
+        SHA256((const unsigned char *)token, strlen(token), c->signup->token_hash);
+        begin(c, q);
+        c->signup->step = LOOKING;
+        ask_host(c, INVITE_LOOK, true);
+    }
 }
 
 /* ---- requests ---- */
@@ -186,15 +320,17 @@ static void try_name(struct c2s *c, struct stanza **qp, const struct signup_requ
         return;
     }
     const char *name = arena_strndup(q->arena, jid_local(jid), jid->local_len);
-    const char *bad = signup_name_refused(cf, name);
+    const char *wanted = c->signup->invited_name, *bad = wanted ? NULL : signup_name_refused(cf, name);
+    if (wanted && strcmp(wanted, name))
+        bad = "the invitation is for another name";
     if (!bad)
         bad = signup_password_refused(cf, name, r->password);
     if (bad)
         refuse(c, q, SE_NOT_ACCEPTABLE, bad);
-    else if (!rate_allows(c))
+    else if (!c->signup->invited && !rate_allows(c))
         refuse(c, q, SE_RESOURCE_CONSTRAINT, "too many registrations from your network, try later");
     else
-        create(c, qp, jid, r->password);
+        create(c, qp, jid);
 }
 
 static void on_set(struct c2s *c, struct stanza **qp)
@@ -213,29 +349,52 @@ static void on_set(struct c2s *c, struct stanza **qp)
     }
 }
 
-static void on_request(struct c2s *c, struct stanza **q)
+/* Why somebody without an invitation gets no account here; NULL: he may. */
+static const char *closed(const struct c2s *c, struct arena *a, enum stanza_error *e)
 {
     const struct config *cf = c->edge->config;
-    if (!c->signup)
-        c->signup = xcalloc(1, sizeof *c->signup);
-    if (++c->signup->requests > REQUESTS_MAX)
-        c2s_stream_error(c, STREAM_POLICY_VIOLATION, "too many requests without a login");
-    else if (!cf->registration.enabled)
-        refuse(c, *q, SE_FEATURE_NOT_IMPLEMENTED, "accounts are not made in band here");
-    else if (!offered(c))
-        refuse(c, *q, SE_NOT_ALLOWED, "not from your network");
-    else if (cf->registration.redirect && (*q)->type == IQ_GET)
+    *e = SE_NOT_ALLOWED;
+    if (!cf->registration.enabled && invitations(c))
+        return "by invitation only";
+    if (!cf->registration.enabled) {
+        *e = SE_FEATURE_NOT_IMPLEMENTED;
+        return "accounts are not made in band here";
+    }
+    if (!offered(c))
+        return "not from your network";
+    return cf->registration.redirect ? arena_printf(a, "to register, visit %s", cf->registration.redirect) : NULL;
+}
+
+static void on_register(struct c2s *c, struct stanza **q)
+{
+    const struct config *cf = c->edge->config;
+    enum stanza_error e;
+    const char *why = c->signup->invited ? NULL : closed(c, (*q)->arena, &e);
+    bool get = (*q)->type == IQ_GET;
+    if (why && get && offered(c))
         answer(c, signup_redirect(*q, cf));
-    else if (cf->registration.redirect)
-        refuse(c, *q, SE_NOT_ALLOWED, arena_printf((*q)->arena, "to register, visit %s", cf->registration.redirect));
+    else if (why)
+        refuse(c, *q, e, why);
     else if (c->signup->done)
         refuse(c, *q, SE_NOT_ACCEPTABLE, "this stream has made an account: log in");
-    else if ((*q)->type == IQ_GET)
+    else if (get)
         answer(c, signup_fields(*q, cf, NULL));
     else
         on_set(c, q);
-    if (offered(c) && c->signup && c->signup->requests == 1)
-        c2s_more_time(c, cf->registration.timeout_ms);
+}
+
+static void on_request(struct c2s *c, struct stanza **q)
+{
+    if (!c->signup)
+        c->signup = xcalloc(1, sizeof *c->signup);
+    if (!c->signup->requests && (offered(c) || invitations(c)))
+        c2s_more_time(c, c->edge->config->registration.timeout_ms);
+    if (++c->signup->requests > REQUESTS_MAX)
+        c2s_stream_error(c, STREAM_POLICY_VIOLATION, "too many requests without a login");
+    else if (xml_is(stanza_payload(*q), "preauth", NS_PARS))
+        on_token(c, q);
+    else
+        on_register(c, q);
 }
 
 static bool for_host(const struct c2s *c, const struct jid *to)
@@ -247,11 +406,13 @@ bool c2s_signup(struct c2s *c, struct arena **arena, struct xml *x)
 {
     enum stanza_error bad;
     struct stanza *s;
-    if (!state_allows(c) || !xml_is(x, "iq", NS_CLIENT) || !xml_find(x, "query", NS_REGISTER))
+    const struct xml *first = xml_find(x, NULL, NULL);
+    bool token = xml_is(first, "preauth", NS_PARS);
+    if (!state_allows(c) || !xml_is(x, "iq", NS_CLIENT) || !(token || xml_is(first, "query", NS_REGISTER)))
         return false;
     enum err e = stanza_from_xml(arena, x, &s, &bad);
-    bool ours = e == OK && xml_is(stanza_payload(s), "query", NS_REGISTER) && for_host(c, s->to);
-    if (ours)
+    bool request = e == OK && (s->type == IQ_SET || (s->type == IQ_GET && !token));
+    if (request && for_host(c, s->to))
         on_request(c, &s);
     else
         c2s_stream_error(c, STREAM_NOT_AUTHORIZED, "not before authentication and binding");

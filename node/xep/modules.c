@@ -32,5 +32,6 @@ const struct module *const modules[] = {
     &xep_0202_time,
     &xep_0280_carbons,
     &xep_0313_mam,
+    &xep_0445_invite,
     NULL,
 };

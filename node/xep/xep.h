@@ -17,5 +17,6 @@ extern const struct module xep_0199_ping;
 extern const struct module xep_0202_time;
 extern const struct module xep_0280_carbons;
 extern const struct module xep_0313_mam;
+extern const struct module xep_0445_invite;
 
 #endif

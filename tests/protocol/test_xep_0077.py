@@ -1,4 +1,5 @@
 """XEP-0077: accounts made before login, passwords changed and accounts removed behind it; legacy codes beside the errors."""
+import base64
 import subprocess
 import sys
 import time
@@ -549,3 +550,108 @@ def test_script(open_server, server, name):
     assert script(open_server, local) == "406 the password is missing"
     for arguments in ((), (local, PASSWORD)):
         assert script(server, *arguments) == "501 accounts are not made in band here"
+
+
+# -- THREATS ---------------------------------------------------------------------------------------------------------
+
+def sets(*accounts):
+    return "".join(f"<iq type='set' id='r{i}'>{fields(*a)}</iq>" for i, a in enumerate(accounts))
+
+
+def test_requests_sent_ahead(secure, open_server, name):
+    """One after another: the second finds that the stream has had its account."""
+    one, two = name(), name()
+    raw = secure(at=open_server)
+    raw.send(sets((one,), (two,)))
+    assert raw.expect("iq", id="r0").get("type") == "result"
+    assert refusal(raw.expect("iq", id="r1"))[:2] == ("not-acceptable", "406")
+    assert enter(secure, open_server, two) == "not-authorized"
+
+
+def test_one_of_many_gets_the_name(secure, open_server, name):
+    local = name()
+    streams = [secure(at=open_server) for _ in range(6)]
+    for i, raw in enumerate(streams):
+        raw.send(sets((local, f"password of {i}")))
+    won = [i for i, raw in enumerate(streams) if raw.expect("iq", id="r0").get("type") == "result"]
+    assert len(won) == 1
+    assert enter(secure, open_server, local, f"password of {won[0]}").jid
+    assert enter(secure, open_server, local, f"password of {(won[0] + 1) % 6}") == "not-authorized"
+
+
+def test_gone_while_it_registers(secure, open_server, name):
+    for i in range(10):
+        raw = secure(at=open_server)
+        raw.send(sets((name(),)) + ("</stream:stream>" if i % 2 else ""))
+        if not i % 2:
+            raw.cut()
+    secure(at=open_server).result("set", fields(name()))  # it lives
+
+
+def test_end_of_stream_waits_for_the_answer(secure, open_server, name):
+    raw, local = secure(at=open_server), name()
+    raw.send(sets((local,)) + "</stream:stream>")
+    assert raw.expect("iq", id="r0").get("type") == "result"
+    raw.expect_close()
+
+
+def test_login_ahead_of_the_answer(secure, open_server, name):
+    """A login that is sent along is held, and finds the account."""
+    raw, local = secure(at=open_server), name()
+    raw.send(sets((local,)) + f"<auth xmlns='{NS['sasl']}' mechanism='PLAIN'>"
+             + base64.b64encode(f"\0{local}\0{PASSWORD}".encode()).decode() + "</auth>")
+    assert raw.expect("iq", id="r0").get("type") == "result"
+    raw.expect("sasl:success")
+
+
+def test_in_the_middle_of_a_login(secure, open_server, name):
+    """A registration ends the SASL exchange that had begun."""
+    raw, local = secure(at=open_server), name()
+    first = base64.b64encode(f"n,,n={local},r=abcdefgh".encode()).decode()
+    assert raw.sasl(f"<auth xmlns='{NS['sasl']}' mechanism='SCRAM-SHA-1'>{first}</auth>").tag.endswith("challenge")
+    raw.result("set", fields(local))
+    assert raw.sasl(f"<response xmlns='{NS['sasl']}'>{first}</response>").tag.endswith("failure")
+    assert raw.auth(local, PASSWORD) is None
+
+
+@pytest.mark.parametrize("size", [1024, 9000])
+def test_long_password(secure, open_server, name, size):
+    assert refused(secure(at=open_server), fields(name(), "aB3$" * (size // 4))) == ("not-acceptable", "406")
+
+
+@pytest.mark.parametrize("stanza", [
+    "<iq type='result' id='x'><query xmlns='jabber:iq:register'/></iq>",
+    "<iq type='error' id='x'><query xmlns='jabber:iq:register'/></iq>",
+    "<iq type='get'><query xmlns='jabber:iq:register'/></iq>",
+    "<iq type='get' id='x'><ping xmlns='urn:xmpp:ping'/><query xmlns='jabber:iq:register'/></iq>",
+    "<message><query xmlns='jabber:iq:register'/></message>",
+    "<iq type='get' id='x'><preauth xmlns='urn:xmpp:pars:0' token='x'/></iq>",
+], ids=range(6))
+def test_other_stanzas_end_the_stream(secure, open_server, stanza):
+    raw = secure(at=open_server)
+    raw.send(stanza)
+    raw.expect_close("not-authorized")
+
+
+def test_name_like_anothers(secure, open_server):
+    """THREATS 28: letters of two scripts."""
+    assert refused(secure(at=open_server), fields("\u0430dmiral")) == ("not-acceptable", "406")
+    assert refused(secure(at=open_server), fields("\uff52\uff4f\uff4f\uff54")) == ("not-acceptable", "406"), "fullwidth root"
+
+
+def test_removal_under_way(member, secure, open_server):
+    """What is sent along with it, and to the account meanwhile, is answered or refused, and nothing breaks."""
+    a, b = member(presence=True), member(presence=True)
+    befriend(a, b)
+    a.send("".join(f"<message to='{b.bare}' type='chat' id='m{i}'><body>{i}</body></message>" for i in range(20))
+           + "<iq type='set' id='gone'><query xmlns='jabber:iq:register'><remove/></query></iq>"
+           + "".join(f"<message to='{b.bare}' type='chat' id='n{i}'><body>{i}</body></message>" for i in range(20)))
+    for i in range(40):
+        b.message(a.bare, f"to {i}")
+    a.expect_close("not-authorized")
+    for i in range(20):
+        b.expect("message", id=f"m{i}")
+    b.ping()
+    assert enter(secure, open_server, a.local) == "not-authorized"
+    b.message(a.bare, "too late", id="late")
+    assert condition(b.expect("message", id="late", type="error")) in ("service-unavailable", "item-not-found")
