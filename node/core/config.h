@@ -180,6 +180,9 @@ struct config {
         uint32_t max_pending_in; /* subscription requests waiting; 1000 */
     } roster;
     struct {
+        uint32_t max_recipients; /* 50; 0: off */
+    } multicast;
+    struct {
         uint32_t max_messages; /* per account; 10000 */
         uint32_t expire_days;  /* 0: never */
     } offline;

@@ -286,6 +286,9 @@ const struct option config_options[] = {
     INT(roster, max_directed, "1000", 0, 100000, "Addresses one session sent directed presence to."),
     INT(roster, max_pending_in, "1000", 0, 100000, "Subscription requests waiting for one account's answer."),
 
+    SECTION("multicast", "Messages to several addresses at once (XEP-0033)."),
+    INT(multicast, max_recipients, "50", 0, 1000, "Addresses of one message; 0 switches it off."),
+
     SECTION("offline", "Messages for those who are not there."),
     INT(offline, max_messages, "10000", 0, 1000000, "Waiting messages of one account; above it senders get an error."),
     INT(offline, expire_days, "0", 0, 36500,

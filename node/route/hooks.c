@@ -33,6 +33,17 @@ enum hook_result hooks_iq(struct hook_ctx *cx)
     return r;
 }
 
+void hooks_server_message(struct hook_ctx *cx)
+{
+    enum hook_result r = PASS;
+    for (const struct module *const *m = cx->sm->modules; *m && r == PASS; m++)
+        if ((*m)->server_message)
+            r = (*m)->server_message(cx);
+    if (r == PASS && cx->stanza->type != MESSAGE_HEADLINE)
+        hook_error(cx, SE_SERVICE_UNAVAILABLE, NULL);
+    stanza_free(&cx->stanza);
+}
+
 void hooks_presence(struct hook_ctx *cx)
 {
     enum hook_result r = PASS;

@@ -72,6 +72,8 @@ struct module {
      * DONE refuses it: the hook has sent an error, or wants silence. */
     enum hook_result (*message_in)(struct message_ctx *m);
     enum hook_result (*message_out)(struct message_ctx *m);
+    /* A message from one of the account's sessions to a host of ours. PASS from all of them: service-unavailable. */
+    hook_fn *server_message;
     /* After commit, when it has been given to targets (n may be 0). */
     void (*message_delivered)(struct message_ctx *m, struct session *const *targets, size_t n);
     /* After commit of the sender's copy (or at once when there is none). */
@@ -128,6 +130,8 @@ enum stanza_error hook_err_stanza(enum err e);
 enum hook_result hooks_iq(struct hook_ctx *cx);
 /* Only runs the iq hooks. */
 enum hook_result hooks_iq_try(struct hook_ctx *cx);
+/* Runs the server_message hooks; service-unavailable when nobody takes it. Consumes cx->stanza. */
+void hooks_server_message(struct hook_ctx *cx);
 /* Runs the presence hooks. Consumes cx->stanza. */
 void hooks_presence(struct hook_ctx *cx);
 /* Runs the stream_features hooks. */

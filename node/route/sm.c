@@ -278,6 +278,15 @@ static void presence_for(struct account *a, struct envelope *e, struct session *
         hooks_presence(&cx);
 }
 
+static void message_for_server(struct account *a, struct envelope *e, struct session *se)
+{
+    struct hook_ctx cx = {
+        .sm = a->sm, .account = a, .session = se, .to = TO_SERVER, .session_id = e->session, .seq = e->seq};
+    cx.stanza = a->missing ? NULL : env_take_stanza(e);
+    if (cx.stanza)
+        hooks_server_message(&cx);
+}
+
 static void handle_route(struct account *a, struct envelope **ep)
 {
     struct envelope *e = *ep;
@@ -307,8 +316,12 @@ static void handle_self(struct account *a, struct envelope **ep)
     bool later = false;
     switch (e->stanza_kind) {
     case STANZA_MESSAGE:
-        mailbox_sent(a, se, ep);
-        return;
+        if (!e->target || !sm_is_server(a->sm, e->target)) {
+            mailbox_sent(a, se, ep);
+            return;
+        }
+        message_for_server(a, e, se);
+        break;
     case STANZA_PRESENCE:
         if (se)
             presence_for(a, e, se);
@@ -402,8 +415,7 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
     account_unpin(a);
 }
 
-/* Stanzas for remote domains (no s2s yet), and for a host of ours as such: only iqs are for it, and those come as
- * ENV_SELF. */
+/* Stanzas for remote domains (no s2s yet), and for a host of ours as such: iqs and messages for it come as ENV_SELF. */
 static bool handle_no_account(struct sm *s, struct envelope *e)
 {
     if (e->kind != ENV_ROUTE || (e->jid->local_len && sm_is_local(s, e->jid)))

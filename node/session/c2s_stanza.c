@@ -213,6 +213,8 @@ static unsigned ways(const struct c2s *c, const struct stanza *s)
             return TO_OWN_HOME; /* broadcast and subscriptions are the home's business */
         return s->type == PRESENCE_ERROR ? TO_ITS_HOME : TO_OWN_HOME | TO_ITS_HOME;
     case STANZA_MESSAGE:
+        if (s->to && is_host(c, s->to))
+            return TO_OWN_HOME;
         if (own || jid_eq_bare(s->to, c->session.jid) || (s->type != MESSAGE_CHAT && s->type != MESSAGE_NORMAL))
             return TO_ITS_HOME;
         return TO_OWN_HOME | TO_ITS_HOME;

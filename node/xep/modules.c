@@ -22,6 +22,7 @@ const struct module *const modules[] = {
     &spine,
     &xep_0115_caps,
     &xep_0030_disco,
+    &xep_0033_multicast,
     &xep_0049_private,
     &xep_0054_vcard,
     &xep_0077_register,

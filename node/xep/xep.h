@@ -6,6 +6,7 @@
 
 extern const struct module xep_0012_last;
 extern const struct module xep_0030_disco;
+extern const struct module xep_0033_multicast;
 extern const struct module xep_0049_private;
 extern const struct module xep_0054_vcard;
 extern const struct module xep_0077_register;
