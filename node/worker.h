@@ -62,6 +62,11 @@ struct node {
     struct cluster *cluster;      /* cluster.c; NULL: it is alone */
 };
 
+/* worker_core.c: the part without ports, HTTP and registry; loop l is the worker's from now on. */
+void worker_core_init(struct worker *w, struct node *n, uint16_t index, struct loop *l);
+void worker_core_end(struct worker *w);  /* streams and accounts go; then the rest of the worker may */
+void worker_core_free(struct worker *w); /* what they stood on, the loop included */
+
 /* Both on the main thread, before worker_run. */
 void worker_init(struct worker *w, struct node *n, uint16_t index);
 /* Opens the worker's listeners; *why (malloc'd) on error. */

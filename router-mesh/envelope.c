@@ -49,6 +49,19 @@ struct envelope *env_copy(struct envelope *e, enum env_kind kind, const struct j
     return c;
 }
 
+struct envelope *env_probe(const struct bytes *b, const struct jid *who)
+{
+    struct stanza *s = b->len > 1 && b->data[1] == 'p' ? stanza_parse(b->data, b->len) : NULL;
+    struct envelope *e = NULL;
+    if (s && s->kind == STANZA_PRESENCE && (s->type == PRESENCE_AVAILABLE || s->type == PRESENCE_UNAVAILABLE) &&
+        s->from && !jid_is_bare(s->from) && !jid_eq(s->from, who)) {
+        struct stanza *probe = stanza_new(STANZA_PRESENCE, PRESENCE_PROBE, s->from, who, NULL);
+        e = env_stanza_new(ENV_ROUTE, jid_bare(s->arena, s->from), &probe);
+    }
+    stanza_free(&s);
+    return e;
+}
+
 struct envelope *env_again(struct envelope *e)
 {
     if (e->stanza)

@@ -91,7 +91,8 @@ enum {
 
 /* ENV_REGISTER's flags. */
 enum {
-    REG_HOME_DIED = 1, /* the home before is gone: what it had not told anybody is to be told again (presence) */
+    REG_HOME_DIED = 1, /* the home before is gone, or never knew the session: what it had not told anybody is to be told
+                          again (presence) */
 };
 
 /* reg of a DELIVER that comes from another account's home: an error for what the session sent there. */
@@ -123,6 +124,9 @@ struct envelope *env_new(enum env_kind kind, const struct jid *jid); /* copies j
 struct envelope *env_stanza_new(enum env_kind kind, const struct jid *jid, struct stanza **s);
 /* The same stanza (bytes and flat fields, no tree) for another destination. */
 struct envelope *env_copy(struct envelope *e, enum env_kind kind, const struct jid *jid);
+/* A delivery to `who` was lost when a home changed. Messages are in storage and sessions send theirs again; but of a
+ * presence nobody knows that it was not heard: asks (a probe) how its sender is by now. NULL: it was none. */
+struct envelope *env_probe(const struct bytes *stanza, const struct jid *who);
 /* All of it once more, without the tree. */
 struct envelope *env_again(struct envelope *e);
 void env_free(struct envelope **e);

@@ -70,6 +70,13 @@ void presence_send_plain(struct account *a, const struct jid *to, enum stanza_ty
     bytes_unref(&b);
 }
 
+/* Of one that is lost it may be what storage remembers: said again when it registers. */
+static struct bytes *presence_told(struct session *se)
+{
+    se->unsure |= se->lost;
+    return se->presence;
+}
+
 size_t presence_send_current(struct account *a, const struct jid *to)
 {
     size_t n = 0;
@@ -77,7 +84,7 @@ size_t presence_send_current(struct account *a, const struct jid *to)
         struct session *se = container_of(l, struct session, link);
         if (!se->available)
             continue;
-        presence_send(a, se->jid, to, PRESENCE_AVAILABLE, se->presence);
+        presence_send(a, se->jid, to, PRESENCE_AVAILABLE, presence_told(se));
         n++;
     }
     return n;
@@ -236,8 +243,8 @@ static bool priority_parse(struct stanza *st, int8_t *out)
     return true;
 }
 
-/* What a resource gets once, when it becomes available (4.2.2, 4.3.1, 3.1.3). */
-static void welcome(struct session *se)
+/* It is told who of those it may see is there. */
+static void ask_around(struct session *se)
 {
     struct account *a = se->account;
     struct bytes *probe = plain(se->jid, PRESENCE_PROBE);
@@ -246,8 +253,15 @@ static void welcome(struct session *se)
     list_for_each (l, &a->sessions) {
         struct session *other = container_of(l, struct session, link);
         if (other != se && other->available)
-            deliver_to(se, other->presence);
+            deliver_to(se, presence_told(other));
     }
+}
+
+/* What a resource gets once, when it becomes available (4.2.2, 4.3.1, 3.1.3). */
+static void welcome(struct session *se)
+{
+    const struct account *a = se->account;
+    ask_around(se);
     hash_for_each (n, &a->roster) {
         const struct roster_entry *e = container_of(n, struct roster_entry, node);
         if (e->request)
@@ -343,6 +357,17 @@ static bool may_see(struct hook_ctx *cx, const struct jid *who)
            (jid_eq_bare(who, cx->account->jid) || is_subscriber(cx->account, cx->stanza->arena, who));
 }
 
+/* A probe's answer from one resource. To one of the account itself it goes straight, as its broadcasts do. */
+static void answer(struct account *a, const struct jid *from, const struct jid *who, enum stanza_type type,
+                   struct bytes *body)
+{
+    struct session *se = jid_is_bare(who) || !jid_eq_bare(who, a->jid) ? NULL : account_session(a, who);
+    if (se)
+        deliver_to(se, body);
+    else
+        presence_send(a, from, who, type, body);
+}
+
 /* 4.3.2. Who may not know gets the same answer whether the account exists or not. */
 static void probe(struct hook_ctx *cx)
 {
@@ -357,11 +382,14 @@ static void probe(struct hook_ctx *cx)
             presence_send_plain(a, who, PRESENCE_UNAVAILABLE);
         return;
     }
-    const struct session *se = account_session(a, to);
-    if (se && se->available)
-        presence_send(a, se->jid, who, PRESENCE_AVAILABLE, se->presence);
-    else
-        presence_send_plain(a, who, PRESENCE_UNAVAILABLE);
+    struct session *se = account_session(a, to);
+    if (se && se->available) {
+        answer(a, to, who, PRESENCE_AVAILABLE, presence_told(se));
+        return;
+    }
+    struct bytes *b = plain(to, PRESENCE_UNAVAILABLE);
+    answer(a, to, who, PRESENCE_UNAVAILABLE, b);
+    bytes_unref(&b);
 }
 
 /* 8.5.2.1.1, 8.5.3.1: to all available resources, or to the one that is meant. */
@@ -419,16 +447,14 @@ static void on_session_close(struct session *se)
     bytes_unref(&body);
 }
 
-/* What the dead home had not told anybody yet, and what it was told and had not passed on. */
-static void on_session_registered(struct session *se, bool home_died)
+/* What nobody was told of it yet, and what it was not told. */
+static void on_session_registered(struct session *se, bool unsure)
 {
-    if (!home_died || !se->available)
+    if (!unsure || !se->available)
         return;
     send_contacts(se, SUB_FROM, PRESENCE_AVAILABLE, se->presence);
     send_own(se->account, se->presence);
-    struct bytes *probe = plain(se->jid, PRESENCE_PROBE);
-    send_contacts(se, SUB_TO, PRESENCE_PROBE, probe);
-    bytes_unref(&probe);
+    ask_around(se);
 }
 
 const struct module im_presence = {

@@ -36,9 +36,9 @@ void registry_feed_put(struct session *se)
     stanza_free(&st);
 }
 
-static void on_session_registered(struct session *se, bool home_died)
+static void on_session_registered(struct session *se, bool unsure)
 {
-    (void)home_died;
+    (void)unsure;
     registry_feed_put(se);
 }
 

@@ -233,6 +233,21 @@ static void unlist(struct account *a)
     list_add_tail(&a->sm->abandoned, &a->abandoned_link);
 }
 
+/* What sessions sent they send again; what other homes sent goes on to the new one. */
+static void forward_waiting(struct account *a)
+{
+    struct sm *s = a->sm;
+    for (struct inbox_msg *m = waiting_take(a), *next; m; m = next) {
+        struct envelope *e = container_of(m, struct envelope, msg);
+        next = m->next;
+        if (e->kind == ENV_CALL)
+            e->call(e->call_arg, NULL);
+        else if (!e->session && (e->kind == ENV_ROUTE || e->kind == ENV_REVOKED))
+            s->send(s->send_arg, &e);
+        env_free(&e);
+    }
+}
+
 void account_abandon(struct account *a)
 {
     struct sm *s = a->sm;
@@ -245,13 +260,17 @@ void account_abandon(struct account *a)
     a->abandoned = true;
     if (!list_linked(&a->abandoned_link))
         unlist(a);
-    list_for_each (l, &a->sessions)
-        for (const struct module *const *m = s->modules; *m; m++)
-            if ((*m)->session_abandoned)
-                (*m)->session_abandoned(container_of(l, struct session, link));
-    account_empty(a);
     if (a->mailbox)
         mailbox_abandon(a->mailbox);
+    list_for_each (l, &a->sessions) {
+        struct session *se = container_of(l, struct session, link);
+        session_move_abandon(se);
+        for (const struct module *const *m = s->modules; *m; m++)
+            if ((*m)->session_abandoned)
+                (*m)->session_abandoned(se);
+    }
+    forward_waiting(a);
+    account_empty(a);
     if (waits)
         account_unpin(a);
     account_unpin(a);

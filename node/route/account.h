@@ -68,6 +68,7 @@ bool session_held(const struct session *se, uint64_t id);
 void session_moved(struct session *se);     /* se->at is new: gives it what was held */
 void session_move_fail(struct session *se); /* it is about to end */
 void session_move_free(struct session *se);
+void session_move_abandon(struct session *se); /* its account is another home's now */
 void resume_unavailable(struct sm *s, const struct envelope *e);
 
 /* ---- create.c ---- */

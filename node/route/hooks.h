@@ -81,9 +81,9 @@ struct module {
     void (*session_open)(struct session *se); /* bound */
     /* By Bind 2, after session_open: does what bind asks for. May run again for the same session. */
     void (*session_bind)(struct session *se, struct bind_ctx *cx);
-    /* Known here from another home, or moved to another node. home_died: what that home was about to tell may be lost.
-     */
-    void (*session_registered)(struct session *se, bool home_died);
+    /* Known here from another home, or moved to another node. unsure: what contacts know of it may be wrong, and what
+     * was on its way to it lost: the home before has died, or this one did not know it well. */
+    void (*session_registered)(struct session *se, bool unsure);
     /* It goes on at another home, which nothing here may disturb: forgotten without a word. */
     void (*session_abandoned)(struct session *se);
     void (*session_close)(struct session *se); /* before it is freed; still in the account's list */

@@ -73,14 +73,6 @@ void mailbox_free(struct mailbox **mp)
     free(m);
 }
 
-void mailbox_abandon(struct mailbox *m)
-{
-    list_del(&m->dirty_link);
-    m->paused = NULL;
-    list_for_each (l, &m->queue)
-        timer_stop(m->account->sm->loop, &container_of(l, struct delivery, link)->pause);
-}
-
 bool mailbox_idle(const struct mailbox *m)
 {
     return list_empty(&m->queue) && !list_linked(&m->dirty_link);
@@ -422,8 +414,10 @@ void session_give(struct session *se, struct bytes *b, uint64_t id)
 
 static void deliver_now(struct session *se, struct bytes *b, uint64_t id)
 {
-    if (se->lost)
+    if (se->lost) {
+        se->unsure |= !id;
         return;
+    }
     if (id)
         outstanding_add(se, id);
     if (se->move)
@@ -484,6 +478,14 @@ static void undeliverable(struct sm *s, struct envelope *e)
         envelope_bounce(s, e, SE_SERVICE_UNAVAILABLE, NULL);
 }
 
+static bool all_move(struct session *const *v, size_t n)
+{
+    size_t i = 0;
+    while (i < n && v[i]->move)
+        i++;
+    return i == n;
+}
+
 static void deliver_received(struct mailbox *m, struct delivery *d)
 {
     struct account *a = m->account;
@@ -493,6 +495,8 @@ static void deliver_received(struct mailbox *m, struct delivery *d)
         .sm = a->sm, .account = a, .env = d->env, .archive = d->archive, .keep = d->keep, .id = d->id};
     cx.bytes = d->id ? stamped(a, env_bytes(d->env), d->id, false) : bytes_ref(env_bytes(d->env));
     uint64_t track = d->keep ? d->id : 0;
+    if (track && m->backlog_from && all_move(targets, n))
+        n = 0; /* it would come before the backlog, which waits for them */
     if (track && n) {
         inflight_add(m, track);
     } else if (track) {
@@ -574,6 +578,20 @@ static void mailbox_run(struct mailbox *m)
     m->running = false;
     watermark_advance(m);
     account_unpin(m->account);
+}
+
+void mailbox_abandon(struct mailbox *m)
+{
+    struct sm *s = m->account->sm;
+    list_del(&m->dirty_link);
+    m->paused = NULL;
+    list_for_each (l, &m->queue) {
+        struct delivery *d = container_of(l, struct delivery, link);
+        struct session *se = d->kind == PASSING && !d->id ? sm_session(s, d->session) : NULL;
+        timer_stop(s->loop, &d->pause);
+        if (se && se->account == m->account)
+            deliver_now(se, d->bytes, 0); /* what is held goes its way below; else c2s says what it wants of it */
+    }
 }
 
 /* What was not stored has not been sent again either. */

@@ -89,6 +89,7 @@ void handle_register(struct account *a, struct envelope *e)
     }
     if (se && stale(s, se, e))
         return;
+    bool unsure = e->flags & REG_HOME_DIED || !se || se->unsure;
     se = session_for(a, e, &r);
     if (!wins(a, se)) {
         kick(s, e, STREAM_CONFLICT);
@@ -98,7 +99,8 @@ void handle_register(struct account *a, struct envelope *e)
     update(se, e, &r);
     for (const struct module *const *m = s->modules; *m; m++)
         if ((*m)->session_registered)
-            (*m)->session_registered(se, e->flags & REG_HOME_DIED);
+            (*m)->session_registered(se, unsure);
+    se->unsure = false;
     session_changed(se);
     if (se->available && se->priority >= 0)
         mailbox_session_ready(se);

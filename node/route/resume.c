@@ -113,6 +113,18 @@ void session_hold(struct session *se, struct bytes *b, uint64_t id)
     m->bytes += b->len;
 }
 
+/* What is stored comes as backlog. */
+void session_move_abandon(struct session *se)
+{
+    struct sm *s = se->account->sm;
+    for (size_t i = 0; se->move && i < se->move->count; i++) {
+        const struct held *h = &se->move->held[i];
+        struct envelope *q = h->id ? NULL : env_probe(h->bytes, se->jid);
+        if (q)
+            s->send(s->send_arg, &q);
+    }
+}
+
 bool session_held(const struct session *se, uint64_t id)
 {
     for (size_t i = 0; se->move && i < se->move->count; i++)

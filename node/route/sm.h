@@ -60,6 +60,7 @@ struct session {
     bool expected;            /* lost, but its node lives: it will register */
     uint64_t lost_until_ms;   /* then it ends; loop_mono_ms */
     struct list lost_link;    /* sm->lost */
+    bool unsure;              /* while it was lost somebody was told its presence, maybe wrong, or it missed some */
     struct list changed_link; /* sm->changed */
     struct session_move *move; /* it moves to another node, what is for it is held (resume.c); NULL: it does not */
 };

@@ -759,10 +759,15 @@ void edge_handle(struct edge *e, struct envelope **ep)
             c2s_stream_error(c, (enum stream_error)env->code, NULL);
             break;
         case ENV_BLOCKED:
+            if (env->reg != c->session.reg) /* of a home that is not ours any more; so below */
+                break;
             bytes_unref(&c->session.blocked);
             c->session.blocked = env->bytes && env->bytes->len ? bytes_ref(env->bytes) : NULL;
             break;
         case ENV_STATE:
+            if (env->reg != c->session.reg)
+                break;
+            c->session.known = env->reg;
             bytes_unref(&c->session.state);
             c->session.state = env->bytes ? bytes_ref(env->bytes) : NULL;
             break;

@@ -66,7 +66,7 @@ struct c2s_session {
     uint64_t sent_id;   /* without SM: last archive id handed to the connection */
     struct csi *csi;    /* XEP-0352: the client is inactive, with what is held for it (c2s_csi.c); NULL: active */
     /* In a cluster, for a home that does not know the session (c2s_home.c) */
-    uint64_t reg;        /* registrations so far */
+    uint64_t reg, known; /* registrations so far; the last one that a home has answered, with ENV_STATE */
     struct bytes *state; /* ENV_STATE; NULL: none */
     uint8_t *token_hash; /* 32 bytes when resumable; malloc */
     uint64_t *seen;      /* archive ids given to the client: in hand, or arrived and above the watermark */
@@ -198,6 +198,7 @@ void c2s_forgotten(struct c2s *c, struct addr home); /* ENV_FORGOT */
 void c2s_home_changed(struct c2s *c, const struct ring *before, const struct ring *now);
 void c2s_register(struct c2s *c, uint32_t flags);              /* and sends what is not committed again */
 bool c2s_seen(struct c2s *c, uint64_t id, uint64_t watermark); /* notes a delivery; false: the client has it already */
+void c2s_missed(struct c2s *c, struct envelope *e);            /* a DELIVER of a home that is not ours any more */
 void c2s_seen_arrived(struct c2s *c, uint64_t last);           /* it and all before it */
 void c2s_yield(struct edge *e, const struct envelope *env, struct c2s *c); /* c NULL: there is no such session */
 void c2s_takeover(struct c2s *c, const struct envelope *e);

@@ -82,6 +82,16 @@ void c2s_seen_arrived(struct c2s *c, uint64_t last)
         }
 }
 
+/* ---- what comes from a home that is not ours any more ---- */
+
+/* Presence may be older than what our home has said meanwhile. */
+void c2s_missed(struct c2s *c, struct envelope *e)
+{
+    struct envelope *q = e->id ? NULL : env_probe(env_bytes(e), c->session.jid);
+    if (q)
+        c->edge->ops->send(c->edge->arg, &q); /* not as the session's: nobody sends it again */
+}
+
 /* ---- another home ---- */
 
 static void send_again(struct c2s *c, struct envelope *kept, uint64_t seq, unsigned ways)
@@ -141,6 +151,8 @@ static void send_registration(struct c2s *c, uint32_t flags)
         .arrived = s->seen,
         .arrived_count = s->seen_arrived,
     };
+    if (s->known != s->reg)
+        flags |= REG_HOME_DIED; /* it may never have got it, and so have told nobody what it was to tell */
     struct envelope *e = env_new(ENV_REGISTER, s->jid);
     e->reg = ++s->reg;
     e->flags = flags;

@@ -66,6 +66,7 @@ struct bytes *session_pack(const struct c2s_session *s)
     m.resume_s = s->resume_s;
     m.reported = s->reported;
     m.reg = s->reg;
+    m.known = s->known;
     m.state = data_of(s->state);
     m.token_hash = data(s->token_hash, s->token_hash ? HASH_LEN : 0);
     m.n_seen = s->seen_count;
@@ -118,6 +119,7 @@ static bool unpack_into(const Stream__Session *m, struct c2s_session *out)
     out->resume_s = m->resume_s;
     out->reported = m->reported;
     out->reg = m->reg;
+    out->known = m->known;
     out->seen_max = m->seen_max;
     out->blocked = copy_of(m->blocked);
     out->state = copy_of(m->state);

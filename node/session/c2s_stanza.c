@@ -360,10 +360,11 @@ void c2s_deliver(struct c2s *c, struct envelope *e)
 {
     if (c->state != C2S_BOUND && c->state != C2S_DETACHED)
         return;
-    bool ours = e->reg == REG_NONE || e->reg == c->session.reg;
-    if (c->edge->ring && (!ours || (e->id && !c2s_seen(c, e->id, e->seq))))
-        return; /* from a home that is not ours any more, or a repetition */
-    give(c, env_bytes(e), e->id);
+    bool ours = !c->edge->ring || e->reg == REG_NONE || e->reg == c->session.reg;
+    if (!ours)
+        c2s_missed(c, e);
+    else if (!c->edge->ring || !e->id || c2s_seen(c, e->id, e->seq)) /* or it is a repetition */
+        give(c, env_bytes(e), e->id);
 }
 
 void c2s_reply(struct c2s *c, struct stanza **s)

@@ -50,9 +50,9 @@ static void tell_edge(const struct session *se)
 }
 
 /* The list may have changed while nobody could tell. */
-static void on_session_registered(struct session *se, bool home_died)
+static void on_session_registered(struct session *se, bool unsure)
 {
-    (void)home_died;
+    (void)unsure;
     tell_edge(se);
 }
 

@@ -174,7 +174,7 @@ uint16_t sim_home(const struct jid *j);
 
 /* ---- sim_edge.c ---- */
 struct sim_session *edge_open(struct sim *s, struct sim_client *c, const struct sim_session *old); /* old: resumes it */
-void edge_handle(struct sim *s, struct envelope **e);
+void edge_envelope(struct sim *s, struct envelope **e);
 void edge_read(struct sim *s, struct sim_session *se);   /* one item of the client */
 void edge_notice(struct sim *s, struct sim_session *se); /* the connection is gone */
 void edge_expire(struct sim *s, struct sim_session *se); /* nobody came to resume */

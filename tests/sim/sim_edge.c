@@ -331,7 +331,7 @@ static struct sim_session *any_bound(struct sim *s, struct sim_session *otherwis
     return se->state == S_BOUND ? se : otherwise;
 }
 
-void edge_handle(struct sim *s, struct envelope **ep)
+void edge_envelope(struct sim *s, struct envelope **ep)
 {
     struct envelope *e = *ep;
     struct sim_session *se = session_find(s, e->session);

@@ -96,7 +96,7 @@ static void deliver(struct sim *s, unsigned from, unsigned to, size_t at)
     if (e->kind < ENV_KEYS)
         sm_handle(s->workers[to].sm, &e);
     else
-        edge_handle(s, &e);
+        edge_envelope(s, &e);
 }
 
 /* From a random channel that has something. */

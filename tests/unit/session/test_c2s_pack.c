@@ -37,6 +37,7 @@ static struct c2s_session example(void)
         .resume_s = 600,
         .reported = 30,
         .reg = 4,
+        .known = 3,
         .seen_max = 900,
     };
     s.blocked = bytes_new("paris@here", 10);
@@ -73,6 +74,7 @@ static void test_same(void **state)
     assert_int_equal(b.sent, 12);
     assert_int_equal(b.acked, 10);
     assert_int_equal(b.reg, 4);
+    assert_int_equal(b.known, 3);
     assert_int_equal(b.reported, 30);
     assert_memory_equal(b.token_hash, a.token_hash, 32);
     assert_int_equal(b.blocked->len, 10);
