@@ -495,9 +495,8 @@ static void deliver_received(struct mailbox *m, struct delivery *d)
         .sm = a->sm, .account = a, .env = d->env, .archive = d->archive, .keep = d->keep, .id = d->id};
     cx.bytes = d->id ? stamped(a, env_bytes(d->env), d->id, false) : bytes_ref(env_bytes(d->env));
     uint64_t track = d->keep ? d->id : 0;
-    if (track && m->backlog_from && all_move(targets, n))
-        n = 0; /* it would come before the backlog, which waits for them */
-    if (track && n) {
+    bool waits = track && m->backlog_from && all_move(targets, n); /* for them as the backlog does, or it overtakes it */
+    if (track && n && !waits) {
         inflight_add(m, track);
     } else if (track) {
         backlog_note(m, track);
@@ -507,7 +506,7 @@ static void deliver_received(struct mailbox *m, struct delivery *d)
         bytes_unref(&cx.bytes);
         return;
     }
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n && !waits; i++)
         deliver_now(targets[i], cx.bytes, track);
     for (const struct module *const *mod = a->sm->modules; *mod; mod++)
         if ((*mod)->message_delivered)

@@ -50,6 +50,7 @@ struct sim_message {
     bool error;      /* the client has an error for it */
     bool bounced;    /* an error was made, whether or not it reached the client */
     bool lost_out;   /* storage refused the sender's copy */
+    bool held;       /* it waited for a session that moved */
     bool arrived;    /* some session of the recipient has acknowledged it */
     uint64_t id;     /* archive id at the recipient, as first seen; 0: none yet */
     uint64_t order;  /* event of the first delivery by the home; 0: none yet */
@@ -198,6 +199,8 @@ void client_ack(struct sim *s, struct sim_client *c);
 void sim_violated(struct sim *s, int promise, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* The home sent something to a client. */
 void check_deliver(struct sim *s, const struct envelope *e);
+/* It would have, but the session moves just now. Given later, or as backlog to another one. */
+void check_held(struct sim *s, const struct envelope *e);
 void check_route(struct sim *s, struct envelope *e);
 void check_received(struct sim *s, struct sim_client *c, struct bytes *b);
 void check_arrived(struct sim *s, const struct sim_session *se, struct bytes *b);

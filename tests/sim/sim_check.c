@@ -97,7 +97,8 @@ static void check_order(struct sim *s, int k)
         return;
     for (int i = k + 1; i < s->message_count; i++) {
         const struct sim_message *o = &s->messages[i];
-        if (o->from == m->from && o->to == m->to && o->to_resource < 0 && !o->bounced && o->order)
+        bool overtakes = o->held && !o->store; /* it is not kept, so it cannot wait with the backlog */
+        if (o->from == m->from && o->to == m->to && o->to_resource < 0 && !o->bounced && o->order && !overtakes)
             sim_violated(s, 3, "m%d is delivered for the first time after m%d", k, i);
     }
 }
@@ -116,6 +117,16 @@ void check_deliver(struct sim *s, const struct envelope *e)
         s->messages[v.k].order = ++s->delivered;
     }
     stanza_free(&st);
+}
+
+void check_held(struct sim *s, const struct envelope *e)
+{
+    struct stanza *st = parse(e->bytes);
+    struct view v = view_of(s, st);
+    if (v.k >= 0)
+        s->messages[v.k].held = true;
+    stanza_free(&st);
+    check_deliver(s, e);
 }
 
 static void check_once(struct sim *s, const struct sim_client *c, const struct view *v)

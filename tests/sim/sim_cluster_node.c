@@ -194,7 +194,6 @@ static void sm_send(void *arg, struct envelope **ep)
     worker_send(w, ep);
 }
 
-/* To a session that moves it is given later, or comes as backlog to another one, behind what was given meanwhile. */
 void __real_session_hold(struct session *se, struct bytes *b, uint64_t id);
 void __wrap_session_hold(struct session *se, struct bytes *b, uint64_t id);
 
@@ -203,7 +202,7 @@ void __wrap_session_hold(struct session *se, struct bytes *b, uint64_t id)
     struct envelope *e = env_new(ENV_DELIVER, NULL);
     e->session = se->id;
     e->bytes = bytes_ref(b);
-    check_deliver(&cs_.h, e);
+    check_held(&cs_.h, e);
     env_free(&e);
     __real_session_hold(se, b, id);
 }
