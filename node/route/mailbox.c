@@ -478,6 +478,7 @@ static void undeliverable(struct sm *s, struct envelope *e)
         envelope_bounce(s, e, SE_SERVICE_UNAVAILABLE, NULL);
 }
 
+/* Nobody else is there. Then it waits as the backlog does, which it would overtake. */
 static bool all_move(struct session *const *v, size_t n)
 {
     size_t i = 0;
@@ -495,7 +496,7 @@ static void deliver_received(struct mailbox *m, struct delivery *d)
         .sm = a->sm, .account = a, .env = d->env, .archive = d->archive, .keep = d->keep, .id = d->id};
     cx.bytes = d->id ? stamped(a, env_bytes(d->env), d->id, false) : bytes_ref(env_bytes(d->env));
     uint64_t track = d->keep ? d->id : 0;
-    bool waits = track && m->backlog_from && all_move(targets, n); /* for them as the backlog does, or it overtakes it */
+    bool waits = track && m->backlog_from && all_move(targets, n);
     if (track && n && !waits) {
         inflight_add(m, track);
     } else if (track) {
