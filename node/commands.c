@@ -3,6 +3,7 @@
 #include "control.h"
 #include "control_store.h"
 #include "daemon.h"
+#include "fast.h"
 #include "metrics.h"
 
 #include <stdlib.h>
@@ -19,6 +20,7 @@ struct errand {
     void (*visit)(struct errand *e, struct account *a); /* on the account's home */
     json_t *result;
     const char *refused;
+    bool later; /* visit: it goes back by itself */
     uint16_t next_worker;
     size_t kicked;
     char *resource; /* session kick: NULL: all */
@@ -59,7 +61,8 @@ static void on_account(void *arg, struct account *a)
         e->visit(e, a);
     else
         e->refused = "no such account";
-    errand_back(e);
+    if (!e->later)
+        errand_back(e);
 }
 
 /* Sends the errand to the account's home. */
@@ -204,6 +207,71 @@ static void run_roster_show(struct control_request *r, void *ctx)
     visit_account(ctx, r, control_word(r, 0), show_roster);
 }
 
+/* ---- tokens (XEP-0484) ---- */
+
+static void set_time(json_t *o, const char *name, uint64_t unix_s)
+{
+    char text[28];
+    time_text(unix_s * 1000000, text);
+    json_object_set_new(o, name, json_string(text));
+}
+
+static void on_tokens(void *arg, enum err err, const struct fast_client *list, size_t n)
+{
+    struct errand *e = arg;
+    e->result = json_array();
+    if (err != OK)
+        e->refused = err_name(err);
+    for (size_t i = 0; i < n; i++) {
+        char id[17];
+        json_t *o = json_object();
+        snprintf(id, sizeof id, "%016llx", (unsigned long long)list[i].id);
+        json_object_set_new(o, "client", json_string(id));
+        json_object_set_new(o, "software", json_string(list[i].software));
+        json_object_set_new(o, "device", json_string(list[i].device));
+        set_time(o, "used", list[i].used);
+        set_time(o, "expires", list[i].expires);
+        json_array_append_new(e->result, o);
+    }
+    errand_back(e);
+}
+
+static void list_tokens(struct errand *e, struct account *a)
+{
+    e->later = true;
+    fast_list(a, on_tokens, e);
+}
+
+static void run_token_list(struct control_request *r, void *ctx)
+{
+    visit_account(ctx, r, control_word(r, 0), list_tokens);
+}
+
+static void on_tokens_revoked(void *arg, enum err err)
+{
+    struct errand *e = arg;
+    if (err != OK)
+        e->refused = err == ERR_NOT_FOUND ? "no such token" : err_name(err);
+    errand_back(e);
+}
+
+static void revoke_tokens(struct errand *e, struct account *a)
+{
+    const char *text = control_word(e->request, 1);
+    uint64_t client = text ? strtoull(text, NULL, 16) : 0;
+    if (text && (!client || strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16)) {
+        e->refused = "a client is 16 hexadecimal digits, as `token list` shows them";
+        return;
+    }
+    e->later = true;
+    fast_revoke(a, client, on_tokens_revoked, e);
+}
+
+static void run_token_revoke(struct control_request *r, void *ctx)
+{
+    visit_account(ctx, r, control_word(r, 0), revoke_tokens);
+}
+
 /* ---- the node ---- */
 
 static void run_reload(struct control_request *r, void *ctx)
@@ -227,6 +295,8 @@ static const struct control_command commands[] = {
     {"session list", 0, 1, run_session_list},
     {"session kick", 1, 1, run_session_kick},
     {"roster show", 1, 1, run_roster_show},
+    {"token list", 1, 1, run_token_list},
+    {"token revoke", 1, 2, run_token_revoke},
     {"reload", 0, 0, run_reload},
     {"stop", 0, 0, run_stop},
 };

@@ -205,6 +205,8 @@ static const struct ctl_command commands[] = {
     {"cluster", "", 0, 0, "show the ring: its epoch, members, their slots and links", pass_on},
     {"where", "JID", 1, 1, "show an account's slot, home and where its sessions are", pass_on},
     {"roster show", "JID", 1, 1, "show an account's contacts", pass_on},
+    {"token list", "JID", 1, 1, "list the clients that may log in to an account by a token (XEP-0484)", pass_on},
+    {"token revoke", "JID [CLIENT]", 1, 2, "revoke a client's tokens, or all, and end its sessions", pass_on},
     {"archive purge",
      "[JID]",
      0,

@@ -44,6 +44,8 @@ enum env_kind {
     ENV_CREATE,   /* a new account for env->jid; bytes: struct creation. Answered by ENV_CREATED */
     ENV_INVITE,   /* jid: a host; code: INVITE_*; bytes: SHA-256 of an invitation's token, NULL: there is none. Answered
                      by ENV_INVITED, but for INVITE_RETURN */
+    ENV_TOKEN, /* jid: bare; id: the client, as in ENV_BIND; bytes: fast.Request (proto/fast.proto): a login by a token
+                  of XEP-0484, or one is to be issued. Answered by ENV_TOKENED */
     /* sm -> c2s at env->to, for env->session */
     ENV_KEYS,      /* code: enum err; flags: 1 when the account exists; bytes: struct scram_keys */
     ENV_BOUND,     /* code: 0, or 1 + enum stanza_error; jid: the full JID; bytes, for BIND_2: children of <bound/> */
@@ -57,6 +59,8 @@ enum env_kind {
     ENV_YIELD,     /* the session moves to stream `id` at `from`: give it away with ENV_TAKEOVER and end */
     ENV_CREATED,   /* code: enum err */
     ENV_INVITED,   /* code: enum err; bytes: the name that the invitation is for, NULL: any */
+    ENV_TOKENED,   /* code: enum err, ERR_NOT_FOUND: no such token, ERR_CLOSED: it has expired; bytes, with OK:
+                      fast.Answer */
     ENV_FORGOT, /* to every worker's c2s: the home at `from` missed a ring and has forgotten its accounts; register */
     /* c2s -> c2s */
     ENV_TAKEOVER, /* code: enum err; bytes: the session, a value (c2s_pack.c); session: the stream that resumes it */

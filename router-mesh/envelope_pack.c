@@ -40,6 +40,7 @@ enum {
     X(CREATE, NEEDS_JID | NEEDS_CREATION, 0)                                                                           \
     X(INVITE, NEEDS_JID | MAY_HASH, INVITE_RETURN)                                                                     \
     X(REGISTER, NEEDS_FULL | NEEDS_BYTES, UINT32_MAX)                                                                  \
+    X(TOKEN, NEEDS_JID | NEEDS_BYTES, 0)                                                                               \
     X(KEYS, NEEDS_KEYS, ERR_CLOSED)                                                                                    \
     X(BOUND, 0, 1 + SE_UNEXPECTED_REQUEST)                                                                             \
     X(RESUMED, 0, ERR_CLOSED)                                                                                          \
@@ -51,6 +52,7 @@ enum {
     X(YIELD, 0, UINT32_MAX)                                                                                            \
     X(CREATED, 0, ERR_CLOSED)                                                                                          \
     X(INVITED, 0, ERR_CLOSED)                                                                                          \
+    X(TOKENED, 0, ERR_CLOSED)                                                                                          \
     X(FORGOT, 0, UINT32_MAX)                                                                                           \
     X(TAKEOVER, 0, ERR_CLOSED)
 

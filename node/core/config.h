@@ -151,6 +151,9 @@ struct config {
     struct {
         bool plain; /* offer PLAIN under TLS; true */
         uint32_t scram_iterations;
+        bool fast;                 /* tokens (XEP-0484); true */
+        uint32_t token_lifetime_s; /* 21 days */
+        uint32_t token_rotation_s; /* a token that is older when it is used is replaced; 24 h */
     } sasl;
     struct {
         bool enabled, change_password, remove; /* XEP-0077; all false */

@@ -234,6 +234,11 @@ const struct option config_options[] = {
     BOOL(sasl, plain, "yes", "Offer PLAIN, under TLS only."),
     INT(sasl, scram_iterations, "10000", 4096, 1000000,
         "PBKDF2 iterations for new passwords and for answers about accounts that do not exist."),
+    BOOL(sasl, fast, "yes", "Give clients tokens to log in with next time, in one round trip (XEP-0484)."),
+    DURATION(sasl, "token_lifetime", token_lifetime_s, 1000, "504h", SECONDS(1), HOURS(8760),
+             "How long a token is good when it is not used. With each use it may be replaced by a new one."),
+    DURATION(sasl, "token_rotation", token_rotation_s, 1000, "24h", 0, HOURS(8760),
+             "Age from which a token that is used is replaced by a new one."),
 
     SECTION("registration", "Accounts made, changed and removed by clients (XEP-0077)."),
     BOOL(registration, enabled, "no", "Clients may make accounts before they log in."),

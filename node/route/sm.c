@@ -1,4 +1,5 @@
 #include "account.h"
+#include "fast.h"
 #include "mailbox.h"
 #include "marks.h"
 #include "metrics.h"
@@ -202,6 +203,9 @@ void sm_unavailable(struct sm *s, struct envelope **ep)
     case ENV_INVITE:
         invite_answer(s, e->from, e->session, ERR_BUSY, NULL);
         break;
+    case ENV_TOKEN:
+        token_refuse(s, e, ERR_BUSY);
+        break;
     case ENV_CALL:
         e->call(e->call_arg, NULL);
         break;
@@ -374,6 +378,9 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
         break;
     case ENV_RESUME:
         handle_resume(a, ep);
+        break;
+    case ENV_TOKEN:
+        handle_token(a, ep);
         break;
     case ENV_ROUTE:
         handle_route(a, ep);

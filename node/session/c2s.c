@@ -743,6 +743,9 @@ void edge_handle(struct edge *e, struct envelope **ep)
         case ENV_INVITED:
             c2s_invited(c, env);
             break;
+        case ENV_TOKENED:
+            c2s_tokened(c, env);
+            break;
         case ENV_BOUND:
             c2s_bound(c, env);
             break;

@@ -81,7 +81,7 @@ struct login {
     const struct xml *request; /* the <authenticate/> */
     uint64_t client;           /* hash of the user agent's id, 0: it gave none */
     const char *data;          /* of the mechanism, for <success/>, base64; NULL: none */
-    bool resume_tried;
+    bool resume_tried, token_done;
     struct buf result; /* what was asked for inline has answered so far */
 };
 
@@ -107,9 +107,10 @@ struct c2s {
     uint64_t last_in_ms;
     struct list held; /* elements that came while waiting: struct held */
     struct sasl *sasl;
-    struct login *login;          /* NULL: SASL1, or over */
-    struct sasl_binding *binding; /* until authentication; malloc */
-    unsigned attempts, offered;
+    struct login *login;                        /* NULL: SASL1, or over */
+    struct sasl_binding *binding;               /* until authentication; malloc */
+    unsigned attempts, offered, offered_tokens; /* bit sets of enum sasl_mech */
+    uint64_t question;                          /* number of the last one to a home about keys or tokens */
     struct c2s_session session;
     struct envelope *request; /* in a cluster: what the account's home was asked and has not answered; NULL: nothing */
     bool resuming;            /* the session has moved here, <resumed/> waits for commits */
@@ -155,6 +156,7 @@ bool c2s_address_allowed(const struct c2s *c, const struct jid *user);
 /* The mechanism of this name begins with the client's first message, base64; NULL: none yet. */
 void c2s_sasl_begin(struct c2s *c, const char *mechanism, const char *initial);
 void c2s_sasl_fail(struct c2s *c, enum sasl_failure f);
+void c2s_token_checked(struct c2s *c, enum err e, const void *responder, size_t n);
 
 /* c2s_sasl2.c */
 void c2s_sasl2_features(struct c2s *c, struct arena *a, struct xml *features);
@@ -177,6 +179,12 @@ void c2s_invited(struct c2s *c, const struct envelope *e);
 /* What this client's connection forbids it to ask of its home; NULL: nothing. */
 struct stanza *c2s_signup_refusal(const struct c2s *c, const struct stanza *s);
 void c2s_signup_free(struct c2s *c);
+
+/* c2s_fast.c: tokens (XEP-0484) */
+void c2s_fast_feature(const struct c2s *c, struct arena *a, struct xml *in); /* into <inline/> */
+void c2s_token_check(struct c2s *c);                                         /* the mechanism needs the home's word */
+bool c2s_token_request(struct c2s *c); /* asks for a new one, if the client wants one; false: nothing to wait for */
+void c2s_tokened(struct c2s *c, const struct envelope *e);
 
 /* c2s_stanza.c */
 void c2s_bind(struct c2s *c, struct stanza *iq);

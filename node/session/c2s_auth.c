@@ -39,7 +39,11 @@ static void add_mechanisms(struct c2s *c, struct arena *a, struct xml *f)
     unsigned allowed = ~0u;
     if (!c->edge->config->sasl.plain)
         allowed &= ~(1u << SASL_PLAIN);
-    c->offered = sasl_offer(b, allowed);
+    if (!c->edge->config->sasl.fast)
+        allowed &= ~(unsigned)SASL_TOKENS;
+    unsigned offer = sasl_offer(b, allowed);
+    c->offered = offer & ~(unsigned)SASL_TOKENS;
+    c->offered_tokens = offer & SASL_TOKENS;
     struct xml *m = xml_add(a, f, "mechanisms", NS_SASL);
     for (int i = 0; i < SASL_MECHS; i++)
         if (c->offered & 1u << i)
@@ -322,6 +326,7 @@ static void ask_keys(struct c2s *c)
 {
     struct envelope *e = env_new(ENV_AUTH, sasl_user(c->sasl));
     e->code = sasl_hash(c->sasl);
+    e->seq = ++c->question;
     c2s_wait(c);
     c2s_ask(c, &e);
 }
@@ -336,6 +341,9 @@ static void run(struct c2s *c, enum sasl_status st)
     switch (st) {
     case SASL_NEED_KEYS:
         ask_keys(c);
+        return;
+    case SASL_NEED_TOKEN:
+        c2s_token_check(c);
         return;
     case SASL_NEED_HASHING:
         start_hashing(c);
@@ -357,7 +365,7 @@ static void run(struct c2s *c, enum sasl_status st)
 
 void c2s_keys(struct c2s *c, const struct envelope *e)
 {
-    if (c->state >= C2S_AUTHED || !c->sasl || !c->waiting)
+    if (c->state >= C2S_AUTHED || !c->sasl || !c->waiting || e->seq != c->question)
         return;
     c2s_answered(c);
     struct scram_keys k;
@@ -365,6 +373,11 @@ void c2s_keys(struct c2s *c, const struct envelope *e)
     if (good)
         memcpy(&k, e->bytes->data, sizeof k);
     run(c, sasl_keys(c->sasl, good ? &k : NULL, e->flags));
+}
+
+void c2s_token_checked(struct c2s *c, enum err e, const void *responder, size_t n)
+{
+    run(c, sasl_token_checked(c->sasl, e, responder, n));
 }
 
 /* A message of the client's, base64, to the mechanism. */
@@ -384,7 +397,8 @@ static void step(struct c2s *c, const char *text)
 void c2s_sasl_begin(struct c2s *c, const char *mechanism, const char *initial)
 {
     sasl_free(&c->sasl); /* a new attempt ends the one before */
-    enum sasl_mech m = mechanism ? sasl_find(mechanism, c->offered) : SASL_MECHS;
+    unsigned known = c->offered | (c->login ? c->offered_tokens : 0);
+    enum sasl_mech m = mechanism ? sasl_find(mechanism, known) : SASL_MECHS;
     if (m == SASL_MECHS) {
         c2s_sasl_fail(c, SASL_INVALID_MECHANISM);
         return;

@@ -22,6 +22,7 @@ static void add_inline(const struct c2s *c, struct arena *a, struct xml *authent
     if (c->edge->config->c2s.csi_max_held)
         xml_set(a, xml_add(a, list, "feature", NULL), "var", NS_CSI);
     xml_add(a, in, "sm", NS_SM);
+    c2s_fast_feature(c, a, in);
 }
 
 void c2s_sasl2_features(struct c2s *c, struct arena *a, struct xml *features)
@@ -143,7 +144,9 @@ void c2s_login_go(struct c2s *c)
 {
     struct login *l = c->login;
     const struct xml *resume = xml_find(l->request, "resume", NS_SM), *bind = xml_find(l->request, "bind", NS_BIND2);
-    if (resume && !l->resume_tried) {
+    if (!l->token_done && c2s_token_request(c)) {
+        return;
+    } else if (resume && !l->resume_tried) {
         l->resume_tried = true;
         c2s_sm_resume(c, resume);
     } else if (bind) {

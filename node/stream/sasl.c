@@ -32,6 +32,9 @@ static const char *const mech_names[SASL_MECHS] = {
     [SASL_SCRAM_SHA256] = "SCRAM-SHA-256",
     [SASL_SCRAM_SHA1] = "SCRAM-SHA-1",
     [SASL_PLAIN] = "PLAIN",
+    [SASL_HT_EXPR] = "HT-SHA-256-EXPR",
+    [SASL_HT_ENDP] = "HT-SHA-256-ENDP",
+    [SASL_HT_NONE] = "HT-SHA-256-NONE",
 };
 
 const char *sasl_mech_name(enum sasl_mech m)
@@ -45,7 +48,11 @@ unsigned sasl_offer(const struct sasl_binding *b, unsigned allowed)
     if (!b->tls || (!b->exporter_len && !b->end_point_len))
         offer &= ~(unsigned)PLUS_MECHS;
     if (!b->tls)
-        offer &= ~(1u << SASL_PLAIN);
+        offer &= ~(1u << SASL_PLAIN | SASL_TOKENS);
+    if (!b->exporter_len)
+        offer &= ~(1u << SASL_HT_EXPR);
+    if (!b->end_point_len)
+        offer &= ~(1u << SASL_HT_ENDP);
     return offer;
 }
 
@@ -139,10 +146,25 @@ static enum sasl_status plain_first(struct sasl *s, const char *in, size_t n)
     return SASL_NEED_KEYS;
 }
 
+/* authcid NUL HMAC(token, "Initiator" || binding). in is followed by a NUL. */
+static enum sasl_status token_first(struct sasl *s, const char *in, size_t n)
+{
+    size_t name = strlen(in);
+    if (name >= n || n - name - 1 != SASL_PROOF_LEN)
+        return sasl_fail(s, SASL_MALFORMED_REQUEST);
+    if (!sasl_claim(s, in, ""))
+        return SASL_FAILURE;
+    memcpy(s->proof, in + name + 1, SASL_PROOF_LEN);
+    s->state = SASL_AT_TOKEN;
+    return SASL_NEED_TOKEN;
+}
+
 static enum sasl_status sasl_message(struct sasl *s, const char *in, size_t n)
 {
     if (s->state == SASL_AT_START)
-        return s->mech == SASL_PLAIN ? plain_first(s, in, n) : scram_first(s, in, n);
+        return s->mech == SASL_PLAIN         ? plain_first(s, in, n)
+               : 1u << s->mech & SASL_TOKENS ? token_first(s, in, n)
+                                             : scram_first(s, in, n);
     if (s->state == SASL_AT_FINAL)
         return scram_final(s, in, n);
     return sasl_fail(s, SASL_MALFORMED_REQUEST);
@@ -197,6 +219,40 @@ enum sasl_status sasl_hashed(struct sasl *s)
         return sasl_fail(s, SASL_NOT_AUTHORIZED);
     s->state = SASL_AT_SUCCESS;
     return SASL_SUCCESS;
+}
+
+struct sasl_token sasl_token(const struct sasl *s)
+{
+    CHECK(s->state == SASL_AT_TOKEN, "token in state %d", (int)s->state);
+    struct sasl_token t = {.proof = s->proof, .proof_len = SASL_PROOF_LEN, .binding = s->binding.exporter};
+    if (s->mech == SASL_HT_EXPR)
+        t.binding_len = s->binding.exporter_len;
+    if (s->mech == SASL_HT_ENDP) {
+        t.binding = s->binding.end_point;
+        t.binding_len = s->binding.end_point_len;
+    }
+    return t;
+}
+
+enum sasl_status sasl_token_checked(struct sasl *s, enum err e, const void *responder, size_t n)
+{
+    if (s->state == SASL_AT_FAILURE)
+        return SASL_FAILURE;
+    CHECK(s->state == SASL_AT_TOKEN && n <= sizeof s->out, "token checked in state %d", (int)s->state);
+    if (e != OK)
+        return sasl_fail(s, e == ERR_NOT_FOUND ? SASL_NOT_AUTHORIZED
+                            : e == ERR_CLOSED  ? SASL_CREDENTIALS_EXPIRED
+                                               : SASL_TEMPORARY_AUTH_FAILURE);
+    if (n)
+        memcpy(s->out, responder, n);
+    s->out_len = n;
+    s->state = SASL_AT_SUCCESS;
+    return SASL_SUCCESS;
+}
+
+enum sasl_mech sasl_mech(const struct sasl *s)
+{
+    return s->mech;
 }
 
 const struct jid *sasl_user(const struct sasl *s)

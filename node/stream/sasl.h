@@ -1,9 +1,10 @@
 /*
  * SASL on the server's side (RFC 6120 section 6; SCRAM RFC 5802/7677 with channel binding RFC 9266, 5929; PLAIN RFC
- * 4616).
+ * 4616; tokens by draft-schmaus-kitten-sasl-ht).
  *
  * Pure: no I/O, no account data. The account's home is asked for SCRAM keys (SASL_NEED_KEYS), and PBKDF2 for PLAIN
- * runs on the blocking pool (SASL_NEED_HASHING). One struct per attempt, one thread at a time.
+ * runs on the blocking pool (SASL_NEED_HASHING); a token is checked by the home (SASL_NEED_TOKEN). One struct per
+ * attempt, one thread at a time.
  */
 #ifndef ROOKERY_SASL_H
 #define ROOKERY_SASL_H
@@ -16,6 +17,7 @@
 enum sasl_status {
     SASL_CONTINUE,     /* send sasl_out as challenge */
     SASL_NEED_KEYS,    /* ask the home of sasl_user for sasl_hash keys, then call sasl_keys */
+    SASL_NEED_TOKEN,   /* ask the home of sasl_user to check sasl_token, then call sasl_token_checked */
     SASL_NEED_HASHING, /* run sasl_hashing on the pool, then call sasl_hashed */
     SASL_SUCCESS,      /* send sasl_out (may be empty) as success; sasl_user is authenticated */
     SASL_FAILURE,      /* send sasl_failure */
@@ -58,10 +60,16 @@ enum sasl_mech {
     SASL_SCRAM_SHA256,
     SASL_SCRAM_SHA1,
     SASL_PLAIN,
+    SASL_HT_EXPR, /* bound to tls-exporter */
+    SASL_HT_ENDP, /* bound to tls-server-end-point */
+    SASL_HT_NONE,
     SASL_MECHS,
 };
+/* Those for tokens (XEP-0484): offered beside the others. */
+enum { SASL_TOKENS = 1 << SASL_HT_EXPR | 1 << SASL_HT_ENDP | 1 << SASL_HT_NONE, SASL_RESPONDER_MAX = 64 };
 const char *sasl_mech_name(enum sasl_mech m);
-/* Bit set (1 << mech) of what may be offered: -PLUS only with a binding, PLAIN only under TLS; and with allowed. */
+/* Bit set (1 << mech) of what may be offered: -PLUS only with a binding, PLAIN and tokens only under TLS; and with
+ * allowed. */
 unsigned sasl_offer(const struct sasl_binding *b, unsigned allowed);
 /* The mechanism of this exact, case-sensitive name among offered; SASL_MECHS for none. */
 enum sasl_mech sasl_find(const char *name, unsigned offered);
@@ -79,6 +87,16 @@ enum sasl_status sasl_keys(struct sasl *s, const struct scram_keys *k, bool know
 void sasl_hashing(struct sasl *s); /* blocking; on a pool thread; nobody else touches s meanwhile */
 enum sasl_status sasl_hashed(struct sasl *s);
 
+/* What the client has sent, for the home. */
+struct sasl_token {
+    const uint8_t *proof, *binding;
+    size_t proof_len, binding_len;
+};
+struct sasl_token sasl_token(const struct sasl *s);
+/* OK: responder is what the home says in turn; ERR_NOT_FOUND: wrong, ERR_CLOSED: expired; else a temporary failure. */
+enum sasl_status sasl_token_checked(struct sasl *s, enum err e, const void *responder, size_t n);
+
+enum sasl_mech sasl_mech(const struct sasl *s);
 const struct jid *sasl_user(const struct sasl *s); /* bare JID: claimed at NEED_KEYS, proven at SUCCESS */
 enum scram_hash sasl_hash(const struct sasl *s);
 const void *sasl_out(const struct sasl *s, size_t *n);

@@ -9,9 +9,18 @@ enum {
     SASL_PASSWORD_MAX = 1023,
     SASL_NONCE_MAX = 256,  /* the client's part */
     SASL_NONCE_BYTES = 24, /* entropy of ours */
+    SASL_PROOF_LEN = 32,   /* HMAC-SHA-256 */
 };
 
-enum sasl_state { SASL_AT_START, SASL_AT_KEYS, SASL_AT_HASHING, SASL_AT_FINAL, SASL_AT_SUCCESS, SASL_AT_FAILURE };
+enum sasl_state {
+    SASL_AT_START,
+    SASL_AT_KEYS,
+    SASL_AT_TOKEN,
+    SASL_AT_HASHING,
+    SASL_AT_FINAL,
+    SASL_AT_SUCCESS,
+    SASL_AT_FAILURE
+};
 
 struct sasl {
     enum sasl_mech mech;
@@ -24,6 +33,7 @@ struct sasl {
     struct scram_keys keys;
     bool known, fits; /* fits: the password gave the keys (PLAIN) */
     char password[SASL_PASSWORD_MAX + 1];
+    uint8_t proof[SASL_PROOF_LEN]; /* HT */
     /* SCRAM: strings of the exchange, from malloc */
     char *cbind;        /* what c= must say, in base64 */
     char *nonce;        /* client's and ours */

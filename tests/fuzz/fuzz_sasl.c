@@ -1,6 +1,6 @@
 /*
  * SASL before anybody is known: byte 0 picks mechanism and binding, then messages separated by a newline.
- * No input may succeed: the keys fit no password, and who is refused stays refused.
+ * No input may succeed: the keys fit no password, no token is known, and who is refused stays refused.
  */
 #include "sasl.h"
 
@@ -16,6 +16,11 @@ static enum sasl_status answer(struct sasl *s, enum sasl_status r, bool known)
         CHECK(jid_domain_is(sasl_user(s), "example.com"), "domain");
         scram_fake(sasl_hash(s), (const uint8_t[32]){0}, "x", 1, &keys);
         r = sasl_keys(s, &keys, known);
+    }
+    if (r == SASL_NEED_TOKEN) {
+        struct sasl_token t = sasl_token(s);
+        CHECK(sasl_user(s)->local_len && t.proof_len == 32 && t.binding_len <= 32, "token");
+        r = sasl_token_checked(s, known ? ERR_NOT_FOUND : ERR_CLOSED, NULL, 0);
     }
     if (r == SASL_NEED_HASHING) {
         sasl_hashing(s);

@@ -255,15 +255,15 @@ static void final_malformed(const char *text, size_t n)
 }
 
 #define FINAL(text) final_malformed(text, sizeof text - 1)
-#define PROOF       "v0X8v3Bz2T0CJGbJQyF0X+HI4Ts="
+#define HT_PROOF       "v0X8v3Bz2T0CJGbJQyF0X+HI4Ts="
 
 static void test_scram_final(void **state)
 {
     (void)state;
-    FINAL(""), FINAL("c=biws"), FINAL("c=biws,r=x"), FINAL("r=x,c=biws,p=" PROOF), FINAL("c=biws,r=x,p=");
-    FINAL("c=biw,r=x,p=" PROOF), FINAL("c=b ws,r=x,p=" PROOF), FINAL("c=biws,r=x,p=dG9vIHNob3J0");
-    FINAL("c=biws,r=x,p=" PROOF ",x=1"), FINAL("c=biws,m=1,r=x,p=" PROOF), FINAL("c=biws,r=x,m=1,p=" PROOF);
-    FINAL("c=biws,r=x,p=" PROOF "\0"), FINAL("c=biws,r=x,p=" PROOF PROOF),
+    FINAL(""), FINAL("c=biws"), FINAL("c=biws,r=x"), FINAL("r=x,c=biws,p=" HT_PROOF), FINAL("c=biws,r=x,p=");
+    FINAL("c=biw,r=x,p=" HT_PROOF), FINAL("c=b ws,r=x,p=" HT_PROOF), FINAL("c=biws,r=x,p=dG9vIHNob3J0");
+    FINAL("c=biws,r=x,p=" HT_PROOF ",x=1"), FINAL("c=biws,m=1,r=x,p=" HT_PROOF), FINAL("c=biws,r=x,m=1,p=" HT_PROOF);
+    FINAL("c=biws,r=x,p=" HT_PROOF "\0"), FINAL("c=biws,r=x,p=" HT_PROOF PROOF),
         FINAL("c=biws,r=x,p=v0X8v3Bz2T0CJGbJQyF0X+HI4Tt=");
 }
 
@@ -271,7 +271,7 @@ static void test_scram_order(void **state)
 {
     (void)state;
     struct sasl *s = open_mech(SASL_SCRAM_SHA1, ALL);
-    assert_int_equal(step(s, "c=biws,r=x,p=" PROOF), SASL_FAILURE); /* final first */
+    assert_int_equal(step(s, "c=biws,r=x,p=" HT_PROOF), SASL_FAILURE); /* final first */
     sasl_free(&s);
     s = open_mech(SASL_SCRAM_SHA1, ALL);
     assert_int_equal(step(s, "n,," BARE), SASL_NEED_KEYS);
@@ -354,13 +354,69 @@ static void test_plain(void **state)
     sasl_free(&s);
 }
 
+/* ---- tokens ---- */
+
+#define HT_PROOF "0123456789abcdef0123456789ABCDEF"
+
+static void test_token(void **state)
+{
+    (void)state;
+    for (enum sasl_mech m = SASL_HT_EXPR; m <= SASL_HT_NONE; m++) {
+        struct sasl *s = open_mech(m, ALL);
+        size_t n;
+        assert_int_equal(sasl_step(s, "Romeo\0" HT_PROOF, 38), SASL_NEED_TOKEN);
+        assert_string_equal(sasl_user(s)->s, "romeo@example.com");
+        struct sasl_token t = sasl_token(s);
+        assert_int_equal(t.proof_len, 32);
+        assert_memory_equal(t.proof, HT_PROOF, 32);
+        assert_int_equal(t.binding_len, m == SASL_HT_EXPR ? 32 : m == SASL_HT_ENDP ? 16 : 0);
+        assert_memory_equal(t.binding, m == SASL_HT_ENDP ? tls.end_point : tls.exporter, t.binding_len);
+        assert_int_equal(sasl_token_checked(s, OK, "responder", 9), SASL_SUCCESS);
+        assert_memory_equal(sasl_out(s, &n), "responder", 9);
+        assert_int_equal(n, 9);
+        sasl_free(&s);
+    }
+}
+
+static void test_token_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *message;
+        size_t n;
+        enum sasl_failure why;
+    } bad[] = {{"romeo\0" HT_PROOF, 37, SASL_MALFORMED_REQUEST}, {"romeo\0" HT_PROOF "x", 39, SASL_MALFORMED_REQUEST},
+               {"romeo", 5, SASL_MALFORMED_REQUEST},          {"", 0, SASL_MALFORMED_REQUEST},
+               {"\0" HT_PROOF, 33, SASL_NOT_AUTHORIZED},         {"ro meo\0" HT_PROOF, 39, SASL_NOT_AUTHORIZED}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct sasl *s = open_mech(SASL_HT_NONE, ALL);
+        assert_int_equal(sasl_step(s, bad[i].message, bad[i].n), SASL_FAILURE);
+        assert_int_equal(sasl_why(s), bad[i].why);
+        sasl_free(&s);
+    }
+    static const struct {
+        enum err e;
+        enum sasl_failure why;
+    } home[] = {{ERR_NOT_FOUND, SASL_NOT_AUTHORIZED},
+                {ERR_CLOSED, SASL_CREDENTIALS_EXPIRED},
+                {ERR_BUSY, SASL_TEMPORARY_AUTH_FAILURE}};
+    for (size_t i = 0; i < sizeof home / sizeof *home; i++) {
+        struct sasl *s = open_mech(SASL_HT_NONE, ALL);
+        assert_int_equal(sasl_step(s, "romeo\0" HT_PROOF, 38), SASL_NEED_TOKEN);
+        assert_int_equal(sasl_token_checked(s, home[i].e, NULL, 0), SASL_FAILURE);
+        assert_int_equal(sasl_why(s), home[i].why);
+        assert_int_equal(sasl_step(s, "romeo\0" HT_PROOF, 38), SASL_FAILURE);
+        sasl_free(&s);
+    }
+}
+
 static void test_offer(void **state)
 {
     (void)state;
     struct sasl_binding unbound = {.tls = true};
     assert_int_equal(sasl_offer(&tls, ALL), ALL);
-    assert_int_equal(sasl_offer(&unbound, ALL), WITHOUT_PLUS);
-    assert_int_equal(sasl_offer(&plain_tcp, ALL), WITHOUT_PLUS & ~(1u << SASL_PLAIN));
+    assert_int_equal(sasl_offer(&unbound, ALL), WITHOUT_PLUS & ~(1u << SASL_HT_EXPR | 1u << SASL_HT_ENDP));
+    assert_int_equal(sasl_offer(&plain_tcp, ALL), WITHOUT_PLUS & ~(1u << SASL_PLAIN | SASL_TOKENS));
     assert_int_equal(sasl_offer(&tls, 1u << SASL_PLAIN), 1u << SASL_PLAIN);
     for (enum sasl_mech m = 0; m < SASL_MECHS; m++) {
         assert_int_equal(sasl_find(sasl_mech_name(m), ALL), m);
@@ -390,6 +446,8 @@ int main(void)
         cmocka_unit_test(test_scram_order),
         cmocka_unit_test(test_nonce),
         cmocka_unit_test(test_plain),
+        cmocka_unit_test(test_token),
+        cmocka_unit_test(test_token_refused),
         cmocka_unit_test(test_offer),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
