@@ -255,15 +255,15 @@ static void final_malformed(const char *text, size_t n)
 }
 
 #define FINAL(text) final_malformed(text, sizeof text - 1)
-#define HT_PROOF       "v0X8v3Bz2T0CJGbJQyF0X+HI4Ts="
+#define PROOF       "v0X8v3Bz2T0CJGbJQyF0X+HI4Ts="
 
 static void test_scram_final(void **state)
 {
     (void)state;
-    FINAL(""), FINAL("c=biws"), FINAL("c=biws,r=x"), FINAL("r=x,c=biws,p=" HT_PROOF), FINAL("c=biws,r=x,p=");
-    FINAL("c=biw,r=x,p=" HT_PROOF), FINAL("c=b ws,r=x,p=" HT_PROOF), FINAL("c=biws,r=x,p=dG9vIHNob3J0");
-    FINAL("c=biws,r=x,p=" HT_PROOF ",x=1"), FINAL("c=biws,m=1,r=x,p=" HT_PROOF), FINAL("c=biws,r=x,m=1,p=" HT_PROOF);
-    FINAL("c=biws,r=x,p=" HT_PROOF "\0"), FINAL("c=biws,r=x,p=" HT_PROOF PROOF),
+    FINAL(""), FINAL("c=biws"), FINAL("c=biws,r=x"), FINAL("r=x,c=biws,p=" PROOF), FINAL("c=biws,r=x,p=");
+    FINAL("c=biw,r=x,p=" PROOF), FINAL("c=b ws,r=x,p=" PROOF), FINAL("c=biws,r=x,p=dG9vIHNob3J0");
+    FINAL("c=biws,r=x,p=" PROOF ",x=1"), FINAL("c=biws,m=1,r=x,p=" PROOF), FINAL("c=biws,r=x,m=1,p=" PROOF);
+    FINAL("c=biws,r=x,p=" PROOF "\0"), FINAL("c=biws,r=x,p=" PROOF PROOF),
         FINAL("c=biws,r=x,p=v0X8v3Bz2T0CJGbJQyF0X+HI4Tt=");
 }
 
@@ -271,7 +271,7 @@ static void test_scram_order(void **state)
 {
     (void)state;
     struct sasl *s = open_mech(SASL_SCRAM_SHA1, ALL);
-    assert_int_equal(step(s, "c=biws,r=x,p=" HT_PROOF), SASL_FAILURE); /* final first */
+    assert_int_equal(step(s, "c=biws,r=x,p=" PROOF), SASL_FAILURE); /* final first */
     sasl_free(&s);
     s = open_mech(SASL_SCRAM_SHA1, ALL);
     assert_int_equal(step(s, "n,," BARE), SASL_NEED_KEYS);
@@ -385,9 +385,12 @@ static void test_token_refused(void **state)
         const char *message;
         size_t n;
         enum sasl_failure why;
-    } bad[] = {{"romeo\0" HT_PROOF, 37, SASL_MALFORMED_REQUEST}, {"romeo\0" HT_PROOF "x", 39, SASL_MALFORMED_REQUEST},
-               {"romeo", 5, SASL_MALFORMED_REQUEST},          {"", 0, SASL_MALFORMED_REQUEST},
-               {"\0" HT_PROOF, 33, SASL_NOT_AUTHORIZED},         {"ro meo\0" HT_PROOF, 39, SASL_NOT_AUTHORIZED}};
+    } bad[] = {{"romeo\0" HT_PROOF, 37, SASL_MALFORMED_REQUEST},
+               {"romeo\0" HT_PROOF "x", 39, SASL_MALFORMED_REQUEST},
+               {"romeo", 5, SASL_MALFORMED_REQUEST},
+               {"", 0, SASL_MALFORMED_REQUEST},
+               {"\0" HT_PROOF, 33, SASL_NOT_AUTHORIZED},
+               {"ro meo\0" HT_PROOF, 39, SASL_NOT_AUTHORIZED}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct sasl *s = open_mech(SASL_HT_NONE, ALL);
         assert_int_equal(sasl_step(s, bad[i].message, bad[i].n), SASL_FAILURE);
