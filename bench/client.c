@@ -1,12 +1,11 @@
 #include "client.h"
 
+#include "client_auth.h"
+
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
-#include <openssl/rand.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,10 +25,13 @@ enum {
     WAIT_FEATURES_AUTH,
     WAIT_RESUMED,
     WAIT_BIND,
+    WAIT_SESSION,
     WAIT_ENABLED,
     WAIT_PAIR
 };
-enum { SHA1_LEN = 20, READ_CHUNK = 16384 };
+enum { READ_CHUNK = 16384 };
+
+_Thread_local struct client_traffic client_traffic;
 
 uint64_t now_ns(void)
 {
@@ -50,13 +52,28 @@ static void grow(char **data, size_t *cap, size_t need)
 
 /* ---- closing and sending ---- */
 
+/* TLS counts its own bytes; those before STARTTLS are few and left out. */
+static void count_traffic(struct client *c)
+{
+    if (!c->ssl)
+        return;
+    uint64_t in = BIO_number_read(SSL_get_rbio(c->ssl)), out = BIO_number_written(SSL_get_wbio(c->ssl));
+    client_traffic.in += in - c->wire_in;
+    client_traffic.out += out - c->wire_out;
+    c->wire_in = in;
+    c->wire_out = out;
+}
+
 static void release(struct client *c)
 {
+    count_traffic(c);
     SSL_free(c->ssl);
     close(c->fd); /* leaves the epoll set too */
     free(c->in);
     free(c->out);
+    free(c->auth);
     c->ssl = NULL;
+    c->auth = NULL;
     c->in = c->out = NULL;
     c->fd = -1;
     c->in_len = c->in_cap = c->out_len = c->out_cap = c->scan = c->start = 0;
@@ -149,111 +166,6 @@ void client_close(struct client *c)
         client_fail(c, NULL);
 }
 
-/* ---- SASL (RFC 5802) ---- */
-
-static void hmac(const unsigned char key[SHA1_LEN], const char *text, unsigned char out[SHA1_LEN])
-{
-    HMAC(EVP_sha1(), key, SHA1_LEN, (const unsigned char *)text, strlen(text), out, NULL);
-}
-
-static void auth_start(struct client *c)
-{
-    char plain[256], coded[400];
-    if (c->config->plain) {
-        int n = snprintf(plain, sizeof plain, "%cuser%u%c%s", 0, c->user, 0, c->config->password);
-        EVP_EncodeBlock((unsigned char *)coded, (unsigned char *)plain, n);
-        say(c, "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>%s</auth>", coded);
-        c->phase = WAIT_SUCCESS;
-        return;
-    }
-    unsigned char random[18];
-    if (RAND_bytes(random, sizeof random) != 1)
-        abort();
-    EVP_EncodeBlock((unsigned char *)c->nonce, random, sizeof random);
-    snprintf(c->auth_message, sizeof c->auth_message, "n=user%u,r=%s", c->user, c->nonce);
-    int n = snprintf(plain, sizeof plain, "n,,%s", c->auth_message);
-    EVP_EncodeBlock((unsigned char *)coded, (unsigned char *)plain, n);
-    say(c, "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-1'>%s</auth>", coded);
-    c->phase = WAIT_CHALLENGE;
-}
-
-/* The base64 text of an element, decoded into out and terminated; its length, -1 if there is none that fits. */
-static int decode_text(const char *xml, char *out, size_t size)
-{
-    const char *from = strchr(xml, '>');
-    const char *to = from ? strchr(++from, '<') : NULL;
-    if (!to || to == from || (size_t)(to - from) / 4 * 3 >= size)
-        return -1;
-    int n = EVP_DecodeBlock((unsigned char *)out, (const unsigned char *)from, (int)(to - from));
-    if (n < 0)
-        return -1;
-    n -= (to[-1] == '=') + (to[-2] == '=');
-    out[n] = 0;
-    return n;
-}
-
-static bool salted_password(struct client *c, const char *salt64, const char *count)
-{
-    char tag[sizeof c->key->salt_and_count];
-    unsigned char salt[64];
-    if ((size_t)snprintf(tag, sizeof tag, "%s,%s", salt64, count) >= sizeof tag || strlen(salt64) % 4)
-        return false;
-    if (strcmp(tag, c->key->salt_and_count) == 0)
-        return true;
-    int n = EVP_DecodeBlock(salt, (const unsigned char *)salt64, (int)strlen(salt64));
-    for (const char *p = salt64 + strlen(salt64); n > 0 && p > salt64 && p[-1] == '='; p--)
-        n--;
-    if (n <= 0 || atoi(count) < 1 ||
-        PKCS5_PBKDF2_HMAC_SHA1(c->config->password, -1, salt, n, atoi(count), SHA1_LEN, c->key->salted_password) != 1)
-        return false;
-    memcpy(c->key->salt_and_count, tag, sizeof tag);
-    return true;
-}
-
-static void auth_challenge(struct client *c, const char *xml)
-{
-    char server[280], fields[280], final[340], proof64[40], coded[500];
-    unsigned char key[SHA1_LEN], stored[SHA1_LEN], proof[SHA1_LEN];
-    char *r = fields, *s, *i;
-    if (decode_text(xml, server, sizeof server) < 0 || strncmp(server, "r=", 2) ||
-        strncmp(server + 2, c->nonce, strlen(c->nonce)) || !(s = strstr(strcpy(fields, server), ",s=")) ||
-        !(i = strstr(s + 3, ",i="))) {
-        client_fail(c, "bad SCRAM challenge");
-        return;
-    }
-    *s = *i = 0;
-    if (!salted_password(c, s + 3, i + 3)) {
-        client_fail(c, "bad SCRAM salt or count");
-        return;
-    }
-    snprintf(final, sizeof final, "c=biws,%s", r);
-    size_t bare = strlen(c->auth_message);
-    snprintf(c->auth_message + bare, sizeof c->auth_message - bare, ",%s,%s", server, final);
-    hmac(c->key->salted_password, "Client Key", key);
-    EVP_Digest(key, SHA1_LEN, stored, NULL, EVP_sha1(), NULL);
-    hmac(stored, c->auth_message, proof);
-    for (int k = 0; k < SHA1_LEN; k++)
-        proof[k] ^= key[k];
-    EVP_EncodeBlock((unsigned char *)proof64, proof, SHA1_LEN);
-    size_t used = strlen(final);
-    snprintf(final + used, sizeof final - used, ",p=%s", proof64);
-    EVP_EncodeBlock((unsigned char *)coded, (unsigned char *) final, (int)strlen(final));
-    say(c, "<response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>%s</response>", coded);
-    c->phase = WAIT_SUCCESS;
-}
-
-static bool auth_success(struct client *c, const char *xml)
-{
-    char text[128], expect[40];
-    unsigned char key[SHA1_LEN], signature[SHA1_LEN];
-    if (c->config->plain)
-        return true;
-    hmac(c->key->salted_password, "Server Key", key);
-    hmac(key, c->auth_message, signature);
-    EVP_EncodeBlock((unsigned char *)expect, signature, SHA1_LEN);
-    return decode_text(xml, text, sizeof text) > 0 && strncmp(text, "v=", 2) == 0 && strcmp(text + 2, expect) == 0;
-}
-
 /* ---- login ---- */
 
 static void open_stream(struct client *c, int phase)
@@ -291,7 +203,15 @@ static void become_ready(struct client *c)
 
 static void bound(struct client *c)
 {
-    if (!c->config->sm) {
+    if (c->wants_session) { /* RFC 3921: servers that do not say it is optional mean it */
+        c->wants_session = false;
+        c->phase = WAIT_SESSION;
+        say(c, "<iq type='set' id='session'><session xmlns='urn:ietf:params:xml:ns:xmpp-session'/></iq>");
+        return;
+    }
+    free(c->auth);
+    c->auth = NULL;
+    if (!c->config->sm || !(c->offers & OFFERS_SM)) {
         become_ready(c);
         return;
     }
@@ -315,15 +235,18 @@ static bool attribute(const char *xml, const char *name, char *out, size_t size)
 
 static void bind_resource(struct client *c)
 {
+    const char *r = c->config->resource;
     c->phase = WAIT_BIND;
-    say(c, "<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>");
-    if (c->config->resource)
-        say(c, "<resource>%s</resource>", c->config->resource);
-    say(c, "</bind></iq>");
+    say(c, "<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>%s%s%s</bind></iq>",
+        r ? "<resource>" : "", r ? r : "", r ? "</resource>" : "");
 }
 
-static void authenticated(struct client *c)
+static void authenticated(struct client *c, const char *features)
 {
+    const char *session = strstr(features, "<session");
+    c->wants_session = session && !strstr(session, "<optional");
+    c->offers =
+        (strstr(features, "urn:xmpp:sm:3") ? OFFERS_SM : 0) | (strstr(features, "urn:xmpp:csi:0") ? OFFERS_CSI : 0);
     if (!c->token[0]) {
         bind_resource(c);
         return;
@@ -338,6 +261,8 @@ static void resume_answered(struct client *c, const char *xml)
     c->resumption_h = attribute(xml, "h", h, sizeof h) ? atoll(h) : -1;
     if (strncmp(xml, "<resumed", 8) == 0) {
         c->resumption = RESUME_DONE;
+        free(c->auth);
+        c->auth = NULL;
         c->counting_in = c->counting_out = true;
         c->state = CLIENT_READY;
         c->ops->ready(c);
@@ -356,6 +281,18 @@ static void refused(struct client *c, const char *xml)
     client_fail(c, why);
 }
 
+static void answer_challenge(struct client *c, const char *xml)
+{
+    char text[AUTH_TEXT];
+    const char *why = auth_challenge(c, xml, text);
+    if (why) {
+        client_fail(c, why);
+        return;
+    }
+    c->phase = WAIT_SUCCESS;
+    client_send(c, text, strlen(text), 0);
+}
+
 static void login_element(struct client *c, char *xml)
 {
     bool features = strstr(xml, "features") != NULL;
@@ -364,18 +301,22 @@ static void login_element(struct client *c, char *xml)
         say(c, "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
     } else if (c->phase == WAIT_PROCEED && strncmp(xml, "<proceed", 8) == 0) {
         start_tls(c);
-    } else if (c->phase == WAIT_FEATURES_TLS && features &&
-               strstr(xml, c->config->plain ? ">PLAIN<" : ">SCRAM-SHA-1<")) {
-        auth_start(c);
+    } else if (c->phase == WAIT_FEATURES_TLS && features && auth_offered(c, xml)) {
+        char text[AUTH_TEXT];
+        auth_start(c, text);
+        c->phase = c->config->mechanism == PLAIN ? WAIT_SUCCESS : WAIT_CHALLENGE;
+        client_send(c, text, strlen(text), 0);
     } else if (c->phase == WAIT_CHALLENGE && strncmp(xml, "<challenge", 10) == 0) {
-        auth_challenge(c, xml);
+        answer_challenge(c, xml);
     } else if (c->phase == WAIT_SUCCESS && strncmp(xml, "<success", 8) == 0 && auth_success(c, xml)) {
         open_stream(c, WAIT_FEATURES_AUTH);
     } else if (c->phase == WAIT_FEATURES_AUTH && features && strstr(xml, "<bind")) {
-        authenticated(c);
+        authenticated(c, xml);
     } else if (c->phase == WAIT_RESUMED && (strncmp(xml, "<resumed", 8) == 0 || strncmp(xml, "<failed", 7) == 0)) {
         resume_answered(c, xml);
     } else if (c->phase == WAIT_BIND && strncmp(xml, "<iq", 3) == 0 && strstr(xml, "<jid>")) {
+        bound(c);
+    } else if (c->phase == WAIT_SESSION && strncmp(xml, "<iq", 3) == 0 && !strstr(xml, "<error")) {
         bound(c);
     } else if (c->phase == WAIT_ENABLED && strncmp(xml, "<enabled", 8) == 0) {
         c->counting_in = true;
@@ -526,6 +467,17 @@ static void read_all(struct client *c)
     }
 }
 
+/* The port is chosen by connect(), so that one address can have as many connections as there are pairs of ports. */
+static void bind_source(struct client *c)
+{
+    if (!c->config->source_count)
+        return;
+    struct sockaddr_in from = {.sin_family = AF_INET,
+                               .sin_addr = c->config->sources[c->user % c->config->source_count]};
+    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){1}, sizeof(int));
+    (void)!bind(c->fd, (const struct sockaddr *)&from, sizeof from); /* connect() then says what is wrong */
+}
+
 void client_open(struct client *c, const struct client_config *config, const struct client_ops *ops, int epoll_fd,
                  unsigned user, struct scram_key *key)
 {
@@ -534,6 +486,7 @@ void client_open(struct client *c, const struct client_config *config, const str
     c->since_ns = now_ns();
     c->state = CLIENT_CONNECTING;
     c->fd = socket(config->addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    bind_source(c);
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = c};
     if (c->fd < 0 ||
@@ -574,4 +527,5 @@ void client_event(struct client *c)
         read_all(c);
     if (c->state == CLIENT_HANDSHAKE) /* STARTTLS was granted: the edge for it has passed */
         handshake(c);
+    count_traffic(c);
 }

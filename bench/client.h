@@ -9,6 +9,7 @@
 #define BENCH_CLIENT_H
 
 #include <netdb.h>
+#include <netinet/in.h>
 #include <openssl/ssl.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -29,13 +30,15 @@ struct client_config {
     socklen_t addr_len;
     const char *domain, *password;
     SSL_CTX *tls;
-    bool direct_tls;      /* else STARTTLS */
-    bool plain;           /* SASL PLAIN, else SCRAM-SHA-1 */
-    bool sm;              /* enable XEP-0198 before becoming ready */
-    bool presence;        /* send initial presence before becoming ready */
-    bool resumable;       /* with sm: ask for a token to resume with */
-    const char *resource; /* NULL: the server chooses */
-    bool relay;           /* speak to bench/relay.c: no XMPP, the server pairs the user numbers 2i and 2i+1 */
+    bool direct_tls; /* else STARTTLS */
+    enum client_mechanism { SCRAM_SHA_1, SCRAM_SHA_256, PLAIN } mechanism;
+    bool sm;                       /* enable XEP-0198, when offered, before becoming ready */
+    bool presence;                 /* send initial presence before becoming ready */
+    bool resumable;                /* with sm: ask for a token to resume with */
+    const char *resource;          /* NULL: the server chooses */
+    const struct in_addr *sources; /* IPv4 addresses to connect from, in turn by user; none: the system chooses */
+    unsigned source_count;
+    bool relay; /* speak to bench/relay.c: no XMPP, the server pairs the user numbers 2i and 2i+1 */
 };
 
 /* What became of client_resume(). */
@@ -53,13 +56,23 @@ struct client_ops {
 /* PBKDF2 once per user, not once per login: otherwise the generator would work more than the server. */
 struct scram_key {
     char salt_and_count[80];
-    unsigned char salted_password[20];
+    unsigned char salted_password[32];
 };
+
+/* What the features after authentication offered. */
+enum { OFFERS_SM = 1, OFFERS_CSI = 2 };
+
+/* Bytes on the wire, TLS and all, of the clients of this thread. */
+struct client_traffic {
+    uint64_t in, out;
+};
+extern _Thread_local struct client_traffic client_traffic;
 
 struct client {
     enum client_state state;
     void *arg; /* the caller's */
     unsigned user;
+    unsigned offers;              /* OFFERS_ bits */
     uint64_t since_ns;            /* when it was opened; after client_close(), when that was */
     uint32_t sm_sent, sm_handled; /* stanzas since <enable/> and <enabled/> (XEP-0198 section 4) */
     char token[64];               /* what this session may be resumed with; empty: nothing */
@@ -72,11 +85,11 @@ struct client {
     struct scram_key *key;
     SSL *ssl;
     int fd, phase, depth;
-    bool counting_in, counting_out;
+    bool counting_in, counting_out, wants_session;
     char *in, *out;
     size_t in_len, in_cap, scan, start, out_len, out_cap;
-    char nonce[32];
-    char auth_message[512];
+    uint64_t wire_in, wire_out; /* what of them is in client_traffic */
+    struct client_auth *auth;   /* while logging in */
 };
 
 /* Begins to connect as user N ("userN"). key is the cache of that user, kept by the caller. arg is untouched. */

@@ -1,0 +1,232 @@
+/* Messages between the two of a pair: created when due, sent when there is a connection, sent again when they were not
+ * acknowledged; at the other end lost, doubled and reordered ones are told by the numbers in their bodies. */
+#include "engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { RING_FIRST = 16, RING_MAX = 8192, RECENT = 64 };
+
+static struct session *partner(const struct session *s)
+{
+    return &s->lane->sessions[s->slot ^ 1];
+}
+
+static struct outbound *outbound(const struct outbox *o, uint32_t seq)
+{
+    return &o->ring[seq & (o->cap - 1)];
+}
+
+/* ---- sending ---- */
+
+static bool grow_ring(struct outbox *o)
+{
+    uint32_t cap = o->cap ? 2 * o->cap : RING_FIRST;
+    if (cap > RING_MAX)
+        return false;
+    struct outbound *ring = malloc(cap * sizeof *ring);
+    if (!ring)
+        abort();
+    for (uint32_t seq = o->acked; seq != o->created; seq++)
+        ring[seq & (cap - 1)] = *outbound(o, seq);
+    free(o->ring);
+    o->ring = ring;
+    o->cap = cap;
+    return true;
+}
+
+static const struct plan *message_plan(void)
+{
+    static const struct plan none = {.body = 100, .ack_every = 1, .store = true};
+    int at = run.phase;
+    return at >= 0 && at < MAX_PHASES && run.scenario.phases[at].plan[ACT_MESSAGE].on
+               ? &run.scenario.phases[at].plan[ACT_MESSAGE]
+               : &none;
+}
+
+static char *put_filler(char *at, int left)
+{
+    static const char filler[] = "abcdefghijklmnopqrstuvwxyz0123456789 ";
+    for (int n; left > 0; left -= n, at += n) {
+        n = left < (int)sizeof filler - 1 ? left : (int)sizeof filler - 1;
+        memcpy(at, filler, (size_t)n);
+    }
+    return at;
+}
+
+static void send_one(struct session *s, uint32_t seq)
+{
+    enum { NUMBERS = 44 }; /* bytes of the body that are not filler */
+    const struct plan *plan = message_plan();
+    struct outbound *m = outbound(&s->out, seq);
+    struct client *c = &s->client;
+    char text[9000], *at = text;
+    at += sprintf(at, "<message to='user%u@%.200s' type='chat' id='m%x-%u'><body>%08x %08x %08x %016llx ",
+                  user_of(partner(s)), run.config.domain, run.id, seq, run.id, user_of(s), seq,
+                  (unsigned long long)m->due);
+    at = put_filler(at, (int)plan->body - NUMBERS);
+    at += sprintf(at, "</body>");
+    if (!plan->store)
+        at += sprintf(at, "<no-store xmlns='urn:xmpp:hints'/>");
+    if (run.scenario.client.origin_id)
+        at += sprintf(at, "<origin-id xmlns='urn:xmpp:sid:0' id='m%x-%u-%u'/>", run.id, user_of(s), seq);
+    at += sprintf(at, "</message>");
+    if (c->counting_out && (seq + 1) % (uint32_t)plan->ack_every == 0)
+        at += sprintf(at, "<r xmlns='urn:xmpp:sm:3'/>");
+    m->sent_ns = now_ns();
+    m->sm_at = c->sm_sent + 1;
+    client_send(c, text, (size_t)(at - text), 1);
+}
+
+void message_flush(struct session *s)
+{
+    struct outbox *o = &s->out;
+    struct tally *t = s->lane->tally;
+    while (s->stage == ONLINE && s->client.state == CLIENT_READY && o->sent != o->created) {
+        uint32_t seq = o->sent++;
+        bool again = seq < o->ever_sent;
+        t->count[again ? C_RESENT : C_SENT]++;
+        if (!again)
+            o->ever_sent = seq + 1;
+        if (!s->client.counting_out)
+            o->acked = o->sent;
+        send_one(s, seq);
+    }
+}
+
+bool message_create(struct session *s, uint64_t due)
+{
+    struct outbox *o = &s->out;
+    if (o->created - o->acked >= o->cap && !grow_ring(o))
+        return false;
+    outbound(o, o->created)->due = due;
+    o->created++;
+    s->lane->tally->count[C_CREATED]++;
+    op_due(s->lane, due, 1);
+    message_flush(s);
+    return true;
+}
+
+void message_refill(struct session *s)
+{
+    struct outbox *o = &s->out;
+    int at = run.phase;
+    const struct plan *plan = at >= 0 && at < MAX_PHASES ? &run.scenario.phases[at].plan[ACT_MESSAGE] : NULL;
+    if (!plan || !plan->on || plan->rate[0] > 0 || plan->rate[1] > 0 || now_ns() >= phase_end())
+        return;
+    while (s->stage == ONLINE && s->client.state == CLIENT_READY &&
+           o->created - (s->client.counting_out ? o->acked : partner(s)->in.received) < (uint32_t)plan->window)
+        if (!message_create(s, now_ns()))
+            return;
+}
+
+/* h counts modulo 2^32 (XEP-0198 section 4). */
+void message_acked(struct session *s, uint32_t h)
+{
+    struct outbox *o = &s->out;
+    uint64_t now = now_ns();
+    while (o->acked != o->sent) {
+        const struct outbound *m = outbound(o, o->acked);
+        if ((int32_t)(h - m->sm_at) < 0)
+            break;
+        o->acked++;
+        s->lane->tally->count[C_ACKED]++;
+        hist_add(&s->lane->tally->latency[KIND_ACK], now - m->sent_ns);
+    }
+    message_refill(s);
+}
+
+void message_again(struct session *s)
+{
+    s->out.sent = s->out.acked;
+}
+
+/* ---- receiving ---- */
+
+static bool mark_seen(struct inbox *in, uint32_t seq)
+{
+    size_t need = seq / 8 + 1;
+    if (need > in->seen_bytes) {
+        size_t bytes = need < 2 * in->seen_bytes ? 2 * in->seen_bytes : need + 16;
+        in->seen = realloc(in->seen, bytes);
+        if (!in->seen)
+            abort();
+        memset(in->seen + in->seen_bytes, 0, bytes - in->seen_bytes);
+        in->seen_bytes = bytes;
+    }
+    bool before = in->seen[seq / 8] & 1 << seq % 8;
+    in->seen[seq / 8] |= (unsigned char)(1 << seq % 8);
+    return !before;
+}
+
+/* FNV-1a of the stanza-id; 0: there is none. */
+static uint32_t stanza_id(const char *xml)
+{
+    char id[128];
+    const char *at = strstr(xml, "<stanza-id");
+    if (!at || !xml_attribute(at, "id", id, sizeof id))
+        return 0;
+    uint32_t hash = 2166136261u;
+    for (const char *p = id; *p; p++)
+        hash = (hash ^ (unsigned char)*p) * 16777619u;
+    return hash ? hash : 1;
+}
+
+/* With stream management a server may give again what we did not acknowledge; its stanza-id tells that it is the same.
+ */
+static bool known_id(struct inbox *in, uint32_t seq, uint32_t id)
+{
+    return in->recent && id && in->recent[seq % RECENT].seq == seq && in->recent[seq % RECENT].id == id;
+}
+
+static void remember_id(struct inbox *in, uint32_t seq, uint32_t id)
+{
+    if (!in->recent && !(in->recent = calloc(RECENT, sizeof *in->recent)))
+        abort();
+    in->recent[seq % RECENT].seq = seq;
+    in->recent[seq % RECENT].id = id;
+}
+
+static void take(struct session *s, uint32_t seq, uint64_t due, uint32_t id)
+{
+    struct tally *t = s->lane->tally;
+    struct inbox *in = &s->in;
+    if (!mark_seen(in, seq)) {
+        t->count[known_id(in, seq, id) ? C_REDELIVERED : C_DOUBLED]++;
+        return;
+    }
+    if (id && run.scenario.client.sm)
+        remember_id(in, seq, id);
+    if (seq < in->highest)
+        t->count[C_REORDERED]++;
+    else
+        in->highest = seq;
+    in->received++;
+    t->count[C_RECEIVED]++;
+    op_done(s->lane, KIND_MESSAGE, due);
+    struct session *sender = partner(s);
+    if (!sender->client.counting_out)
+        message_refill(sender);
+}
+
+void message_received(struct session *s, const char *xml)
+{
+    unsigned id, user, seq;
+    unsigned long long due;
+    char type[16];
+    if (strstr(xml, "<forwarded") ||
+        strstr(xml, "urn:xmpp:mam:2")) { /* a row of the archive; carbons are not enabled */
+        s->lane->tally->count[C_ARCHIVE_MESSAGES]++;
+        return;
+    }
+    if (xml_attribute(xml, "type", type, sizeof type) && strcmp(type, "error") == 0) {
+        session_error(s, xml);
+        return;
+    }
+    const char *body = strstr(xml, "<body>");
+    if (!body || sscanf(body, "<body>%8x %8x %8x %16llx ", &id, &user, &seq, &due) != 4 || id != run.id ||
+        user != user_of(partner(s)) || seq >= partner(s)->out.created)
+        s->lane->tally->count[C_FOREIGN]++;
+    else
+        take(s, seq, due, stanza_id(xml));
+}
