@@ -203,7 +203,8 @@ static void perform_parallel(struct lane *l, enum activity a)
 static uint64_t tick_activity(struct lane *l, enum activity a, uint64_t now)
 {
     const struct plan *plan = &phase_now(l)->plan[a];
-    if (!plan->on || run.not_offered & 1u << a)
+    bool answers = !run.config.relay || a == ACT_CONNECT || a == ACT_LOGIN || a == ACT_MESSAGE || a == ACT_RECONNECT;
+    if (!plan->on || !answers || run.not_offered & 1u << a)
         return NEVER;
     if (plan->rate[0] > 0 || plan->rate[1] > 0)
         return perform_due(l, a, now);
