@@ -255,6 +255,9 @@ static void check_hosts(struct check *c, const struct config *g)
         if (g->registration_access[i].host && !find_host(g, g->registration_access[i].host, g->host_count))
             mistake(c, item_line(c, "registration_access", i), "registration_access.host: %s is not one of the hosts",
                     g->registration_access[i].host);
+    for (size_t i = 0; i < g->report_count; i++)
+        if (g->reports[i].host && !find_host(g, g->reports[i].host, g->host_count))
+            mistake(c, item_line(c, "reports", i), "reports.host: %s is not one of the hosts", g->reports[i].host);
     for (size_t i = 0; i < g->contact_count; i++)
         if (g->contacts[i].host && !find_host(g, g->contacts[i].host, g->host_count))
             mistake(c, item_line(c, "contacts", i), "contacts.host: %s is not one of the hosts", g->contacts[i].host);

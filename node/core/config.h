@@ -28,10 +28,13 @@ enum contact_role {
 };
 enum access_action { ACCESS_ALLOW, ACCESS_DENY };
 
+enum strangers { STRANGERS_ALLOWED, STRANGERS_REFUSED, STRANGERS_AS_GLOBAL };
+
 struct config_host {
     const char *domain;      /* prepared */
     const char *certificate; /* absolute path */
     const char *key;
+    enum strangers strangers;
 };
 struct config_listen {
     const char *address; /* numeric; "::" by default */
@@ -65,6 +68,10 @@ struct config_contact {
     const char *address; /* URI */
     const char *host;    /* NULL: all */
 };
+struct config_report {
+    const char *jid;  /* bare */
+    const char *host; /* NULL: of all */
+};
 struct config_postgres {
     const char *conninfo; /* libpq's; may hold a password: never logged or shown */
 };
@@ -92,6 +99,8 @@ struct config {
     size_t registration_watcher_count;
     struct config_contact *contacts;
     size_t contact_count;
+    struct config_report *reports;
+    size_t report_count;
     struct config_postgres *postgres; /* the shards; the first is the control database too */
     size_t postgres_count;            /* > 0 exactly when storage.driver is "postgres" */
     struct config_redis *redis;       /* the server, or the Sentinels when registry.sentinel is set */
@@ -182,6 +191,9 @@ struct config {
         uint32_t max_directed;   /* remembered directed presences per session; 1000 */
         uint32_t max_pending_in; /* subscription requests waiting; 1000 */
     } roster;
+    struct {
+        enum strangers strangers; /* never STRANGERS_AS_GLOBAL; allowed */
+    } abuse;
     struct {
         uint32_t max_recipients; /* 50; 0: off */
     } multicast;

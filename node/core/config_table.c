@@ -19,6 +19,8 @@ static const char *const log_formats[] = {"logfmt", "json", NULL};
 static const char *const transports[] = {"tls", "nng", NULL};
 static const char *const contact_roles[] = {"abuse",    "admin",  "feedback", "sales",
                                             "security", "status", "support",  NULL};
+static const char *const strangers[] = {"allowed", "refused", NULL};
+static const char *const host_strangers[] = {"allowed", "refused", "as-global", NULL};
 static const char *const conflicts[] = {"replace", "reject", "rename", NULL};
 static const char *const archive_policies[] = {"always", "roster", "never", NULL};
 
@@ -65,6 +67,8 @@ const struct option config_options[] = {
         "PEM file: the certificate, then its chain. It is chosen by SNI; the first host's also serves clients without.",
         NEEDED),
     ITEM("hosts", config_host, key, OPTION_FILE, NULL, "PEM file: the certificate's private key.", NEEDED),
+    ITEM("hosts", config_host, strangers, OPTION_ENUM, "as-global", "As `abuse.strangers`, for this host.",
+         .words = host_strangers),
 
     LIST(listen, listen_count, "[{ port: 5222, mode: starttls }, { port: 5223, mode: tls }]", 1, 64,
          "The addresses and ports clients connect to."),
@@ -112,6 +116,11 @@ const struct option config_options[] = {
     ITEM("contacts", config_contact, role, OPTION_ENUM, NULL, "What for.", .words = contact_roles, NEEDED),
     ITEM("contacts", config_contact, address, OPTION_URI, NULL, "Where to.", NEEDED),
     ITEM("contacts", config_contact, host, OPTION_DOMAIN, NULL, "For this virtual host only; otherwise for all."),
+
+    LIST(reports, report_count, NULL, 0, 100,
+         "Who gets a message of each report of spam or abuse (XEP-0377); they are in the log too."),
+    ITEM("reports", config_report, jid, OPTION_JID, NULL, "A bare JID.", NEEDED),
+    ITEM("reports", config_report, host, OPTION_DOMAIN, NULL, "Only reports by accounts of this virtual host."),
 
     LIST(postgres, postgres_count, NULL, 0, 64,
          "The PostgreSQL databases, when `storage.driver` is `postgres`. The first keeps the cluster's own tables too. "
@@ -290,6 +299,14 @@ const struct option config_options[] = {
     INT(roster, max_blocked, "1000", 0, 100000, "Blocked addresses of one account (XEP-0191)."),
     INT(roster, max_directed, "1000", 0, 100000, "Addresses one session sent directed presence to."),
     INT(roster, max_pending_in, "1000", 0, 100000, "Subscription requests waiting for one account's answer."),
+
+    SECTION("abuse", "Unwanted messages."),
+    OPTION(
+        abuse, strangers, OPTION_ENUM, "allowed",
+        "What becomes of messages from those who are not in the recipient's roster. `refused`: they are answered as if "
+        "there was no such account. Still welcome are the server, its `contacts` and `reports`, and answers to what "
+        "the recipient wrote in the last two weeks, as far as the node remembers.",
+        .words = strangers),
 
     SECTION("multicast", "Messages to several addresses at once (XEP-0033)."),
     INT(multicast, max_recipients, "50", 0, 1000, "Addresses of one message; 0 switches it off."),

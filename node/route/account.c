@@ -37,6 +37,8 @@ static void account_clear(struct account *a)
     for (size_t i = 0; i < a->blocked_count; i++)
         free(a->blocked[i]);
     free(a->blocked);
+    free(a->written);
+    a->written = NULL;
     a->blocked = NULL;
     a->blocked_count = 0;
     bytes_unref(&a->mam_prefs);

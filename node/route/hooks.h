@@ -154,6 +154,8 @@ void invite_answer(struct sm *s, struct addr at, uint64_t session, enum err e, c
 
 /* ---- mailbox (deliver.c) ---- */
 
+/* Answers a message that is refused as if there was no such account. */
+void mailbox_refuse(struct sm *s, struct envelope *e);
 /* A session became able to get what waits (available with priority >= 0): offline messages follow (XEP-0160). */
 void mailbox_session_ready(struct session *se);
 

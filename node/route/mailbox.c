@@ -470,7 +470,7 @@ static struct bytes *stamped(const struct account *a, const struct bytes *b, uin
 }
 
 /* RFC 6121 8.5 for what cannot be delivered now and will not be kept. */
-static void undeliverable(struct sm *s, struct envelope *e)
+void mailbox_refuse(struct sm *s, struct envelope *e)
 {
     bool silent = e->stanza_type == MESSAGE_HEADLINE || e->stanza_type == MESSAGE_ERROR ||
                   (e->stanza_type != MESSAGE_GROUPCHAT && !(e->flags & (MSG_BODY | MSG_STORE)));
@@ -503,7 +503,7 @@ static void deliver_received(struct mailbox *m, struct delivery *d)
         backlog_note(m, track);
         backlog_offer(m); /* the resource it was sent to has gone, others may be there */
     } else if (!n) {
-        undeliverable(a->sm, d->env); /* whom it was for went while it waited for its turn */
+        mailbox_refuse(a->sm, d->env); /* whom it was for went while it waited for its turn */
         bytes_unref(&cx.bytes);
         return;
     }
@@ -695,10 +695,10 @@ void mailbox_receive(struct account *a, struct envelope **ep)
                 enqueue(m, RECEIVED, &cx, ep, origin, again);
                 return;
             }
-            undeliverable(a->sm, e);
+            mailbox_refuse(a->sm, e);
         }
     } else {
-        undeliverable(a->sm, e);
+        mailbox_refuse(a->sm, e);
     }
     envelope_committed(a->sm, e);
 }

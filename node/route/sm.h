@@ -76,6 +76,8 @@ struct roster_entry {
     size_t group_count;
 };
 
+enum { WRITTEN_MAX = 64 };
+
 struct account {
     struct hash_node node; /* sm->accounts by jid->hash */
     struct list lru_link;  /* sm->lru while it may be dropped */
@@ -100,7 +102,12 @@ struct account {
         *presence_queue; /* im/subscription.c: what waits behind a roster write; NULL: none is under way */
 
     struct mailbox *mailbox; /* deliver.c: archive ids, order of delivery, watermark */
-    struct list values;      /* values.c: updates of small values, the first is under way */
+    uint64_t reported_ms;    /* XEP-0377: its last report, loop_mono_ms; 0: none */
+    struct written {
+        uint64_t hash, unix_s;
+    } * written; /* im/strangers.c: the last WRITTEN_MAX strangers it wrote to; NULL: none */
+
+    struct list values; /* values.c: updates of small values, the first is under way */
 
     /* In a cluster. */
     struct marks *marks;
