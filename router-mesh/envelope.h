@@ -42,8 +42,8 @@ enum env_kind {
     ENV_REVOKED,  /* node -> home: the account's keys have changed (code 0) or it was removed (code 1) in storage; its
                      sessions end, but for session `id` */
     ENV_CREATE,   /* a new account for env->jid; bytes: struct creation. Answered by ENV_CREATED */
-    ENV_INVITE,   /* jid: a host; code: INVITE_*; bytes: SHA-256 of an invitation's token, NULL: there is none. Answered
-                     by ENV_INVITED, but for INVITE_RETURN */
+    ENV_INVITE, /* jid: a host; code: INVITE_*; bytes: SHA-256 of an invitation's token, NULL: there is none. LOOK and
+                   CLAIM are answered by ENV_INVITED */
     ENV_TOKEN, /* jid: bare; id: the client, as in ENV_BIND; bytes: fast.Request (proto/fast.proto): a login by a token
                   of XEP-0484, or one is to be issued. Answered by ENV_TOKENED */
     /* sm -> c2s at env->to, for env->session */
@@ -91,6 +91,7 @@ enum {
     INVITE_CLAIM,  /* the account takes one use of it, again and again the same one; without a token: may the name be
                       had by anybody? ERR_NOT_FOUND, ERR_EXISTS: it is kept for somebody, ERR_INVALID: not this name */
     INVITE_RETURN, /* the account was not made after all */
+    INVITE_KEEP,   /* the account was removed: nobody gets its name for a while */
 };
 
 /* ENV_REGISTER's flags. */

@@ -38,7 +38,7 @@ enum {
     X(CLOSE, NEEDS_JID, UINT32_MAX)                                                                                    \
     X(REVOKED, NEEDS_JID, 1)                                                                                           \
     X(CREATE, NEEDS_JID | NEEDS_CREATION, 0)                                                                           \
-    X(INVITE, NEEDS_JID | MAY_HASH, INVITE_RETURN)                                                                     \
+    X(INVITE, NEEDS_JID | MAY_HASH, INVITE_KEEP)                                                                       \
     X(REGISTER, NEEDS_FULL | NEEDS_BYTES, UINT32_MAX)                                                                  \
     X(TOKEN, NEEDS_JID | NEEDS_BYTES, 0)                                                                               \
     X(KEYS, NEEDS_KEYS, ERR_CLOSED)                                                                                    \

@@ -171,6 +171,7 @@ struct config {
         const char *redirect;                        /* URL; NULL: accounts are made here */
         const char *welcome_subject, *welcome_body;  /* body NULL: no message */
         const char *reserved;                        /* prepared localparts, with one space between them */
+        uint32_t keep_removed_days;                  /* nobody gets the name of an account removed in band; 30 */
         bool mixed_scripts;                          /* names may mix scripts; false */
         uint32_t min_password_entropy;               /* bits; 32 */
         uint32_t rate, rate_period_ms;               /* attempts of one network in a period; 10 in 1 h; 0: no limit */

@@ -267,6 +267,10 @@ const struct option config_options[] = {
     OPTION(registration, reserved, OPTION_LOCALPARTS,
            "abuse admin administrator hostmaster info noc postmaster root security support webmaster",
            "Names that nobody gets, in any case of letters."),
+    INT(registration, keep_removed_days, "30", 0, 3650,
+        "Days for which nobody gets the name of an account that its user removed, but by an invitation for that name; "
+        "0 "
+        "gives it away at once, to somebody who may be taken for the one before."),
     BOOL(registration, mixed_scripts, "no",
          "Names may mix letters of several scripts; such a name may look like another one."),
     INT(registration, min_password_entropy, "32", 0, 1000,

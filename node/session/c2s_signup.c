@@ -229,7 +229,7 @@ static void create(struct c2s *c, struct stanza **q, const struct jid *jid)
     begin(c, q);
     c->signup->jid = jid;
     log_info(&c->log, "registers", "jid", jid->s, "peer", conn_peer(c->conn));
-    if (!invitations(c)) {
+    if (!invitations(c) && !c->edge->config->registration.keep_removed_days) { /* no name is kept for anybody */
         derive(c);
         return;
     }

@@ -10,7 +10,11 @@
 
 #include <jansson.h>
 
-enum { INVITATIONS_MAX = 1000 /* of a host */, INVITATION_USES_MAX = 1000, INVITATION_ID_LEN = 12 };
+enum {
+    INVITATIONS_MAX = 1000 /* of a host, but for those that keep names of removed accounts */,
+    INVITATION_USES_MAX = 1000,
+    INVITATION_ID_LEN = 12
+};
 
 struct invitation {
     uint8_t token_hash[32];

@@ -22,6 +22,11 @@ static void refuse_late(struct hook_late *l, enum stanza_error e, const char *te
     hook_late_reply(&l, r);
 }
 
+static const struct jid *host_of(struct arena *a, const struct jid *j)
+{
+    return jid_make(a, NULL, arena_strndup(a, jid_domain(j), j->domain_len), NULL);
+}
+
 /* Sessions end, but for the spared one (0: none): whoever knew the old password is out, or all are. */
 static void revoke(struct account *a, bool removed, uint64_t spared)
 {
@@ -119,12 +124,41 @@ static void on_removed(void *arg, enum err e)
     }
 }
 
+static void remove_now(struct hook_late *l)
+{
+    store_account_delete(l->sm->store, l->account->jid, on_removed, l);
+}
+
+/* Before the account goes, so that nobody gets its name in between. */
+static void on_host_made(void *arg, enum err e)
+{
+    struct hook_late *l = arg;
+    if (account_gone(l->account, e)) { /* the new home is asked */
+        hook_late_reply(&l, NULL);
+        return;
+    }
+    if (e != OK && e != ERR_EXISTS) {
+        refuse_late(l, hook_err_stanza(e), NULL);
+        return;
+    }
+    struct envelope *k = env_new(ENV_INVITE, host_of(l->stanza->arena, l->account->jid));
+    k->code = INVITE_KEEP;
+    k->target = jid_dup(k->arena, l->account->jid);
+    l->sm->send(l->sm->send_arg, &k);
+    remove_now(l);
+}
+
 static enum hook_result remove_account(struct hook_ctx *cx)
 {
-    if (!cx->sm->config->registration.remove)
+    static const struct credentials none; /* invitations.h */
+    struct sm *s = cx->sm;
+    if (!s->config->registration.remove)
         return refuse(cx, SE_NOT_ALLOWED, "accounts are not removed in band here");
     struct hook_late *l = hook_wait(cx);
-    store_account_delete(cx->sm->store, l->account->jid, on_removed, l);
+    if (s->config->registration.keep_removed_days)
+        store_account_create(s->store, host_of(l->stanza->arena, l->account->jid), &none, on_host_made, l);
+    else
+        remove_now(l);
     return WAIT;
 }
 
@@ -145,7 +179,7 @@ static void on_account_created(struct sm *s, const struct jid *bare, const char 
 {
     const struct config *cf = s->config;
     struct arena *a = arena_new();
-    const struct jid *host = jid_make(a, NULL, arena_strndup(a, jid_domain(bare), bare->domain_len), NULL);
+    const struct jid *host = host_of(a, bare);
     const char *text = arena_printf(a, "%s was registered%s%s.", bare->s, *peer ? " from " : "", peer);
     for (size_t i = 0; i < cf->registration_watcher_count; i++) {
         const char *jid = cf->registration_watchers[i].jid;

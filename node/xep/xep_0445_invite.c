@@ -1,7 +1,8 @@
 /*
  * XEP-0445: what an invitation's token is good for. All of a host's invitations are one value, a JSON array:
  * {"hash", "name", "uses", "expires", "claims": [hash of a localpart]}. A claim is remembered by name, so asking twice
- * takes one use, and one that was never heard of again can be taken up by the same name.
+ * takes one use, and one that was never heard of again can be taken up by the same name. One without a hash keeps the
+ * name of a removed account: nobody has its token.
  */
 #include "hash.h"
 #include "invitations.h"
@@ -13,9 +14,10 @@
 
 #define KEY "urn:xmpp:ibr-token:0 invitations"
 
+enum { DAY_S = 86400, KEPT_MAX = 1000 };
 enum { GRACE_S = 3600 }; /* for those who were let in before it expired (section 4) */
 
-enum step { LOOK = INVITE_LOOK, CLAIM = INVITE_CLAIM, RETURN = INVITE_RETURN, ADD, DEL, LIST };
+enum step { LOOK = INVITE_LOOK, CLAIM = INVITE_CLAIM, RETURN = INVITE_RETURN, KEEP = INVITE_KEEP, ADD, DEL, LIST };
 
 struct job {
     struct account *host;
@@ -53,6 +55,12 @@ void invitation_id(const uint8_t token_hash[32], char out[INVITATION_ID_LEN + 1]
 static const char *name_of(const json_t *i)
 {
     return json_string_value(json_object_get(i, "name"));
+}
+
+/* NULL: no invitation, only a kept name. */
+static const char *hash_of(const json_t *i)
+{
+    return json_string_value(json_object_get(i, "hash"));
 }
 
 static uint64_t number_of(const json_t *i, const char *key)
@@ -95,23 +103,23 @@ static size_t find(const json_t *all, const char *hash)
     json_t *i;
     json_array_foreach(all, at, i)
     {
-        if (!strncmp(json_string_value(json_object_get(i, "hash")), hash, strlen(hash)))
+        if (hash_of(i) && !strncmp(hash_of(i), hash, strlen(hash)))
             return at;
     }
     return SIZE_MAX;
 }
 
-/* Kept for somebody who has another invitation, or none. */
-static bool is_kept(const struct job *j, const json_t *all, const char *name, const json_t *own)
+/* The place of what keeps a name for others than own; SIZE_MAX: nothing does. */
+static size_t keeper(const struct job *j, const json_t *all, const char *name, const json_t *own)
 {
     size_t at;
     json_t *i;
     json_array_foreach(all, at, i)
     {
         if (i != own && name_of(i) && !strcmp(name_of(i), name) && usable(j, i))
-            return true;
+            return at;
     }
-    return false;
+    return SIZE_MAX;
 }
 
 /* ---- what is done with all of them; *write: they have changed ---- */
@@ -130,7 +138,7 @@ static enum err claim(struct job *j, const json_t *all, json_t *i, bool *write)
         return ERR_NOT_FOUND;
     if (i && name_of(i) && strcmp(name_of(i), j->localpart))
         return ERR_INVALID;
-    if (is_kept(j, all, j->localpart, i))
+    if (keeper(j, all, j->localpart, i) != SIZE_MAX)
         return ERR_EXISTS;
     if (!i || claim_find(i, claim_of(j)) != SIZE_MAX)
         return OK;
@@ -149,15 +157,36 @@ static enum err give_back(struct job *j, json_t *i, bool *write)
 
 static enum err add(struct job *j, json_t *all, bool *write)
 {
-    if (json_array_size(all) >= INVITATIONS_MAX)
+    size_t kept = j->add.name ? keeper(j, all, j->add.name, NULL) : SIZE_MAX;
+    if (json_array_size(all) >= INVITATIONS_MAX + KEPT_MAX)
         return ERR_LIMIT;
-    if (j->add.name && is_kept(j, all, j->add.name, NULL))
+    if (kept != SIZE_MAX && hash_of(json_array_get(all, kept)))
         return ERR_EXISTS;
+    if (kept != SIZE_MAX)
+        json_array_remove(all, kept);
     json_t *i = json_pack("{s:s, s:I, s:I, s:[]}", "hash", j->hash, "uses", (json_int_t)j->add.uses, "expires",
                           (json_int_t)j->add.expires_unix, "claims");
     if (j->add.name)
         json_object_set_new(i, "name", json_string(j->add.name));
     *write = !json_array_append_new(all, i);
+    return OK;
+}
+
+/* The oldest makes room. */
+static enum err keep(struct job *j, json_t *all, bool *write)
+{
+    size_t at, count = 0, oldest = SIZE_MAX;
+    json_t *i;
+    json_array_foreach(all, at, i)
+    {
+        if (!hash_of(i) && !count++)
+            oldest = at;
+    }
+    if (count >= KEPT_MAX)
+        json_array_remove(all, oldest);
+    json_int_t until = (json_int_t)(now_unix(j) + j->host->sm->config->registration.keep_removed_days * DAY_S);
+    *write =
+        !json_array_append_new(all, json_pack("{s:s, s:i, s:I}", "name", j->localpart, "uses", 1, "expires", until));
     return OK;
 }
 
@@ -168,11 +197,10 @@ static enum err list(struct job *j, const json_t *all)
     j->list = json_array();
     json_array_foreach(all, at, i)
     {
-        if (usable(j, i))
+        if (hash_of(i) && usable(j, i))
             json_array_append_new(
                 j->list,
-                json_pack("{s:o, s:o, s:O, s:I, s:O}", "id",
-                          json_stringn(json_string_value(json_object_get(i, "hash")), INVITATION_ID_LEN), "name",
+                json_pack("{s:o, s:o, s:O, s:I, s:O}", "id", json_stringn(hash_of(i), INVITATION_ID_LEN), "name",
                           name_of(i) ? json_string(name_of(i)) : json_null(), "uses", json_object_get(i, "uses"),
                           "used", (json_int_t)json_array_size(claims_of(i)), "expires", json_object_get(i, "expires")));
     }
@@ -190,6 +218,8 @@ static enum err run(struct job *j, json_t *all, bool *write)
         return claim(j, all, i, write);
     case RETURN:
         return give_back(j, i, write);
+    case KEEP:
+        return keep(j, all, write);
     case ADD:
         return add(j, all, write);
     case DEL:
@@ -237,7 +267,7 @@ static void job_end(struct job *j, enum err e)
         j->listed(j->arg, e, e == OK ? j->list : NULL);
     else if (j->done)
         j->done(j->arg, e);
-    else if (j->step != RETURN && e != ERR_FENCED) /* else the new home is asked */
+    else if (j->step <= CLAIM && e != ERR_FENCED) /* else the new home is asked */
         invite_answer(j->host->sm, j->at, j->session, e, j->found);
     free(j->localpart);
     free((char *)j->add.name);

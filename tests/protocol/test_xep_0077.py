@@ -15,7 +15,7 @@ from test_xep_small import info
 NS["reg"] = "jabber:iq:register"
 NS["regfeature"] = "http://jabber.org/features/iq-register"
 GET = "<query xmlns='jabber:iq:register'/>"
-ALL = {"enabled": True, "change_password": True, "remove": True, "rate": 0}
+ALL = {"enabled": True, "change_password": True, "remove": True, "rate": 0, "keep_removed_days": 0}
 PASSWORD = "correct horse"
 
 
@@ -550,6 +550,29 @@ def test_script(open_server, server, name):
     assert script(open_server, local) == "406 the password is missing"
     for arguments in ((), (local, PASSWORD)):
         assert script(server, *arguments) == "501 accounts are not made in band here"
+
+
+@pytest.mark.single("rookeryctl speaks to one node")
+def test_removed_names_are_kept(secure, new_server):
+    """Nobody is taken for the owner before, and what he has open still does not get into another's account."""
+    server = new_server(registration={"enabled": True, "remove": True, "invitations": True})
+    raw = enter_new(secure, server)
+    half = secure(at=server)
+    assert half.auth("somebody", PASSWORD) is None
+    half.open()
+    raw.result("set", "<query xmlns='jabber:iq:register'><remove/></query>")
+    raw.expect_close("not-authorized")
+    assert refused(secure(at=server), fields("somebody")) == ("conflict", "409")
+    with pytest.raises(AssertionError):
+        half.bind()
+    server.restart()
+    raw = secure(at=server)
+    assert refused(raw, fields("somebody")) == ("conflict", "409")
+    assert server.ctl("invite", "list").strip() == ""
+    token = server.ctl("invite", "--name", "somebody").split("preauth=")[1].split()[0]
+    raw.result("set", f"<preauth xmlns='urn:xmpp:pars:0' token='{token}'/>")
+    raw.result("set", fields("somebody"))
+    assert raw.auth("somebody", PASSWORD) is None
 
 
 # -- THREATS ---------------------------------------------------------------------------------------------------------
