@@ -35,8 +35,9 @@ enum env_kind {
     ENV_SM_ON,   /* XEP-0198 enabled; bytes: token hash when it may be resumed; id: seconds it may wait */
     ENV_HANDLED, /* id: stanzas handled since XEP-0198 was enabled, for a resumption after this node is gone */
     ENV_ACKED,   /* all that was delivered to this session up to archive id `id` has arrived */
-    ENV_CLOSE,   /* the session is over */
-    ENV_CALL,    /* call(call_arg, account) on the home's thread; inside one process only (control commands) */
+    ENV_DETACHED, /* its connection is gone, it waits for resumption */
+    ENV_CLOSE,    /* the session is over */
+    ENV_CALL,     /* call(call_arg, account) on the home's thread; inside one process only (control commands) */
     ENV_REGISTER, /* jid: full; a bound session tells a home that does not know it, or knows it elsewhere, all about it:
                      see struct registration */
     ENV_REVOKED,  /* node -> home: the account's keys have changed (code 0) or it was removed (code 1) in storage; its
@@ -98,6 +99,7 @@ enum {
 enum {
     REG_HOME_DIED = 1, /* the home before is gone, or never knew the session: what it had not told anybody is to be told
                           again (presence) */
+    REG_DETACHED = 2,  /* as ENV_DETACHED */
 };
 
 /* reg of a DELIVER that comes from another account's home: an error for what the session sent there. */

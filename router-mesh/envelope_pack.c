@@ -35,6 +35,7 @@ enum {
     X(SM_ON, NEEDS_JID | MAY_HASH, UINT32_MAX)                                                                         \
     X(HANDLED, NEEDS_JID, UINT32_MAX)                                                                                  \
     X(ACKED, NEEDS_JID, UINT32_MAX)                                                                                    \
+    X(DETACHED, NEEDS_JID, UINT32_MAX)                                                                                 \
     X(CLOSE, NEEDS_JID, UINT32_MAX)                                                                                    \
     X(REVOKED, NEEDS_JID, 1)                                                                                           \
     X(CREATE, NEEDS_JID | NEEDS_CREATION, 0)                                                                           \

@@ -203,6 +203,12 @@ struct config {
         uint32_t expire_days;  /* 0: never */
     } offline;
     struct {
+        uint32_t max_targets; /* app servers' nodes of one account; 0: no XEP-0357; 10 */
+        uint32_t per_minute;  /* notifications of one account; 60 */
+        uint32_t ack_delay_s; /* 0: never; 30 */
+        bool sender, body;    /* told to app servers; yes, no */
+    } push;
+    struct {
         const char *default_policy; /* "always", "roster", "never" */
         uint32_t max_page;          /* 250 */
         uint32_t retention_days;    /* 0: for ever */

@@ -334,6 +334,18 @@ const struct option config_options[] = {
     SECTION("vcard", "What users tell about themselves (XEP-0054)."),
     SIZE(vcard, max_size, "128KiB", KIB(1), MIB(4), "Bytes of one vCard, its picture included."),
 
+    SECTION("push", "Notifications to the app servers of clients that are not there (XEP-0357)."),
+    INT(push, max_targets, "10", 0, 1000,
+        "App servers (address and node) that one account may enable; 0 is no XEP-0357."),
+    INT(push, per_minute, "60", 1, 100000,
+        "Notifications of one account in a minute. What comes faster is told together, in the next one."),
+    DURATION(
+        push, "ack_delay", ack_delay_s, 1000, "30s", 0, HOURS(1),
+        "A client that is connected and has not acknowledged a message (XEP-0198) for so long is notified too; 0 is "
+        "never."),
+    BOOL(push, sender, "yes", "Tell app servers who wrote the last message."),
+    BOOL(push, body, "no", "Tell app servers the text of the last message."),
+
     SECTION("version", "What is told about the server (XEP-0092)."),
     BOOL(version, show_version, "yes", "Tell the version."),
     BOOL(version, show_os, "no", "Tell the operating system."),

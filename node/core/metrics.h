@@ -41,6 +41,9 @@
     X(M_COMMITTED_TOTAL, "messages_committed_total", "messages committed to storage")                                  \
     X(M_DELIVERED_TOTAL, "messages_delivered_total", "messages acknowledged by recipients")                            \
     X(M_DEDUPED_TOTAL, "messages_deduplicated_total", "messages sent again and recognised")                            \
+    X(M_PUSH_TOTAL, "push_notifications_total", "notifications sent to app servers (XEP-0357)")                        \
+    X(M_PUSH_FAILED_TOTAL, "push_failed_total", "those of them answered with an error, or not in time")                \
+    X(M_PUSH_DISABLED_TOTAL, "push_disabled_total", "app servers disabled because of errors")                          \
     X(M_STREAM_ERROR_TOTAL, "stream_errors_total", "streams closed with an error")                                     \
     X(M_STORE_BATCH_TOTAL, "store_batches_total", "storage transactions")                                              \
     X(M_STORE_OP_TOTAL, "store_operations_total", "storage operations, reads and writes")                              \

@@ -33,6 +33,9 @@ static void blocked_load(struct account *a, const struct account_data *d)
 
 static void account_clear(struct account *a)
 {
+    for (const struct module *const *m = a->sm->modules; *m; m++)
+        if ((*m)->account_drop)
+            (*m)->account_drop(a);
     roster_unload(a);
     for (size_t i = 0; i < a->blocked_count; i++)
         free(a->blocked[i]);
@@ -343,6 +346,18 @@ void session_free(struct session **sep)
     jid_free(&se->jid);
     free(se);
     metric_add(M_SESSIONS, -1);
+}
+
+void session_detach(struct session *se, bool detached)
+{
+    if (se->detached == detached)
+        return;
+    se->detached = detached;
+    for (const struct module *const *m = se->account->sm->modules; *m; m++) {
+        void (*fn)(struct session *) = detached ? (*m)->session_detached : (*m)->session_resumed;
+        if (fn)
+            fn(se);
+    }
 }
 
 void session_end(struct session **sep)

@@ -19,7 +19,8 @@ void session_end(struct session **se);
 
 /* The same without telling contacts, as another session goes on under this full JID. */
 void session_replace(struct session **se);
-void session_free(struct session **se); /* without any consequence */
+void session_free(struct session **se);                 /* without any consequence */
+void session_detach(struct session *se, bool detached); /* it is, or is not (any more) */
 
 /* Storage cannot say now: answers what waits for an answer. Consumes *e. */
 void sm_unavailable(struct sm *s, struct envelope **e);

@@ -152,10 +152,12 @@ static void session_orphaned(struct session *se)
     expects_no_more(se);
     if (se->move) /* maybe it was given away before: then it registers */
         return;
-    if (se->resumable && se->resume_s)
+    if (se->resumable && se->resume_s) {
         session_lose(se, 1000 * (uint64_t)se->resume_s);
-    else
+        session_detach(se, true);
+    } else {
         lost_end(se);
+    }
 }
 
 static void check_sessions(struct sm *s)

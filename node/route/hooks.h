@@ -86,6 +86,9 @@ struct module {
     void (*session_registered)(struct session *se, bool unsure);
     /* It goes on at another home, which nothing here may disturb: forgotten without a word. */
     void (*session_abandoned)(struct session *se);
+    /* Its connection is gone, or the node of its socket; it may be resumed. */
+    void (*session_detached)(struct session *se);
+    void (*session_resumed)(struct session *se);
     void (*session_close)(struct session *se); /* before it is freed; still in the account's list */
     /* An account was made in band, by whoever is at this address. May come twice when a home is lost just then. */
     void (*account_created)(struct sm *s, const struct jid *bare, const char *peer);
@@ -95,6 +98,10 @@ struct module {
     hook_fn *presence;
     /* A session has broadcast st, available or unavailable (RFC 6121 4.2, 4.4, 4.5), and has changed accordingly. */
     void (*session_presence)(struct session *se, struct stanza *st);
+    /* An answer, result or error, to an iq that was sent in the account's name; cx->to TO_SELF or TO_ACCOUNT. */
+    void (*iq_answer)(struct hook_ctx *cx);
+    /* The account is dropped from memory, or is another home's now: what a module keeps with it goes. */
+    void (*account_drop)(struct account *a);
     /* Adds to a disco#info answer; cx->to says whose. About a host it depends on nothing but the host (cx->stanza->to)
      * and the configuration. */
     void (*disco_info)(struct hook_ctx *cx, struct arena *a, struct xml *query);

@@ -63,8 +63,10 @@ static void update(struct session *se, const struct envelope *e, const struct re
         memcpy(se->token_hash, r->token_hash, sizeof se->token_hash);
     mailbox_register(se, r);
     session_record(se);
-    if (!moves)
+    if (!moves) {
+        session_detach(se, e->flags & REG_DETACHED);
         session_moved(se);
+    }
 }
 
 static bool stale(const struct sm *s, const struct session *se, const struct envelope *e)

@@ -93,6 +93,7 @@ static void resume(struct session *se, struct asker who)
         yield(se, who);
     } else {
         se->at = who.at;
+        session_detach(se, false);
         answer(s, who, OK, se->id);
     }
 }

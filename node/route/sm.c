@@ -254,11 +254,23 @@ static void iq_for_session(struct account *a, struct envelope *e)
         envelope_bounce(a->sm, e, SE_SERVICE_UNAVAILABLE, NULL);
 }
 
+/* Answers to roster pushes and pings of the server are read by nobody. */
+static void iq_answered(struct account *a, struct envelope *e, struct session *se, unsigned to)
+{
+    struct hook_ctx cx = {.sm = a->sm, .account = a, .session = se, .to = to, .stanza = env_stanza(e)};
+    for (const struct module *const *m = a->sm->modules; cx.stanza && *m; m++)
+        if ((*m)->iq_answer)
+            (*m)->iq_answer(&cx);
+}
+
 /* iq get and set for the account itself, or for the server from one of its sessions. True: answered later. */
 static bool iq_for_account(struct account *a, struct envelope *e, struct session *se, unsigned to)
 {
-    if (e->stanza_type != IQ_GET && e->stanza_type != IQ_SET)
-        return false; /* answers to our own pings and pushes need nothing */
+    if (e->stanza_type != IQ_GET && e->stanza_type != IQ_SET) {
+        if (to != TO_SERVER && !a->missing)
+            iq_answered(a, e, se, to);
+        return false;
+    }
     if (a->missing || (to == TO_ACCOUNT && account_blocks(a, e->sender))) {
         envelope_bounce(a->sm, e, SE_SERVICE_UNAVAILABLE, NULL);
         return false;
@@ -401,6 +413,10 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
     case ENV_ACKED:
         if (from_its_stream(se, e))
             mailbox_acked(se, e->id);
+        break;
+    case ENV_DETACHED:
+        if (from_its_stream(se, e))
+            session_detach(se, true);
         break;
     case ENV_CLOSE:
         if (from_its_stream(se, e))

@@ -46,6 +46,7 @@ struct session {
     uint64_t client;        /* hash of what the client's installation calls itself (XEP-0388); 0: unknown */
     uint64_t archive_until; /* Bind 2: what is in MAM's view up to here the client fetches there; 0: nothing */
     bool resumable;
+    bool detached; /* its connection is gone, it waits for resumption */
     bool recorded; /* storage has a record of it */
     uint8_t token_hash[32];
     uint32_t resume_s;      /* how long it may wait for resumption */
@@ -108,6 +109,7 @@ struct account {
     } * written; /* im/strangers.c: the last WRITTEN_MAX strangers it wrote to; NULL: none */
 
     struct list values; /* values.c: updates of small values, the first is under way */
+    struct push *push;  /* XEP-0357's own; NULL: not asked for yet */
 
     /* In a cluster. */
     struct marks *marks;

@@ -311,6 +311,8 @@ void c2s_sm_detach(struct c2s *c)
     metric_add(M_SESSIONS_DETACHED, 1);
     timer_stop(c->edge->loop, &c->soon);
     c2s_sm_report(c);
+    struct envelope *e = env_new(ENV_DETACHED, c->session.jid);
+    c2s_send(c, &e);
     xml_stream_free(&c->xml);
     timer_start(c->edge->loop, &c->deadline, c->session.resume_s * 1000u, on_resume_timeout, c);
 }

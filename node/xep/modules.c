@@ -37,6 +37,7 @@ const struct module *const modules[] = {
     &xep_0202_time,
     &xep_0280_carbons,
     &xep_0313_mam,
+    &xep_0357_push,
     &xep_0445_invite,
     NULL,
 };

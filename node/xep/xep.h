@@ -18,6 +18,7 @@ extern const struct module xep_0199_ping;
 extern const struct module xep_0202_time;
 extern const struct module xep_0280_carbons;
 extern const struct module xep_0313_mam;
+extern const struct module xep_0357_push;
 extern const struct module xep_0377_reports;
 extern const struct module xep_0445_invite;
 

@@ -30,6 +30,7 @@ NS = {
     "fwd": "urn:xmpp:forward:0", "delay": "urn:xmpp:delay", "sid": "urn:xmpp:sid:0", "carbons": "urn:xmpp:carbons:2",
     "blocking": "urn:xmpp:blocking", "blocked": "urn:xmpp:blocking:errors", "hints": "urn:xmpp:hints",
     "version": "jabber:iq:version", "time": "urn:xmpp:time", "ping": "urn:xmpp:ping", "t": "urn:rookery:test",
+    "push": "urn:xmpp:push:0", "pubsub": "http://jabber.org/protocol/pubsub",
 }
 HEADER = ("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' "
           "version='1.0' to='{to}'{extra}>")
