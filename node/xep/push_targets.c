@@ -99,6 +99,7 @@ static void target_read(struct push_targets *t, const struct xml *x)
 static void carry_over(struct push_target *x, const struct push_target *before)
 {
     x->told = before->told;
+    x->told_before = before->told_before;
     x->unseen = before->unseen;
     x->errors = before->errors;
     x->due_ms = before->due_ms;

@@ -16,12 +16,13 @@ struct push_target {
     char *resource;        /* of the client that enabled it */
     struct bytes *options; /* the form for <publish-options/>, canonical XML; NULL: none */
     /* not stored */
-    uint64_t told;      /* archive id: messages up to it are told, or need not be */
-    uint32_t unseen;    /* messages since the client was last there */
-    uint32_t errors;    /* in a row */
-    uint64_t due_ms;    /* loop_mono_ms when it is to be notified; 0: it is not */
-    bool unless_there;  /* but only if its client is not there then */
-    uint64_t flight_ms; /* when the notification was sent whose answer is missing; 0: none is */
+    uint64_t told;        /* archive id: messages up to it are told, or about to be */
+    uint64_t told_before; /* when it became due */
+    uint32_t unseen;      /* messages since the client was last there */
+    uint32_t errors;      /* in a row */
+    uint64_t due_ms;      /* loop_mono_ms when it is to be notified; 0: it is not */
+    bool unless_there;    /* but only if its client is not there then */
+    uint64_t flight_ms;   /* when the notification was sent whose answer is missing; 0: none is */
 };
 
 struct push_targets {

@@ -98,6 +98,8 @@ static void tell(const struct push *p, struct push_target *t, uint32_t n, uint64
 {
     uint64_t waiting = p->account->mailbox->waiting;
     t->unseen = !t->told && waiting > n ? (uint32_t)waiting : t->unseen + n;
+    if (!t->due_ms)
+        t->told_before = t->told;
     t->told = id > t->told ? id : t->told;
     t->unless_there = unless_there && (!t->due_ms || t->unless_there);
     t->due_ms = t->due_ms && t->due_ms < at_ms ? t->due_ms : at_ms;
@@ -248,9 +250,12 @@ static uint64_t look_at_hand(struct push *p, struct push_target *t)
 /* Returns when it is to run again. */
 static uint64_t run_target(struct push *p, struct push_target *t)
 {
-    uint64_t now = now_ms(p), again = look_at_hand(p, t), other = UINT64_MAX;
-    if (t->due_ms && t->unless_there && is_there(client(p, t)))
+    uint64_t now = now_ms(p), other = UINT64_MAX;
+    if (t->due_ms && t->unless_there && is_there(client(p, t))) {
         t->due_ms = 0;
+        t->told = t->told_before;
+    }
+    uint64_t again = look_at_hand(p, t);
     if (t->flight_ms)
         other = t->flight_ms + FLIGHT_MS;
     else if (t->due_ms > now)
