@@ -148,13 +148,19 @@ static void queue_open(struct account *a)
     list_init(&a->presence_queue->list);
 }
 
+/* What presence_handle would see to if there still were somebody to tell. */
+static bool is_sound(const struct account *a, const struct stanza *st)
+{
+    return is_subscription(st->type) && st->to && !account_blocks(a, st->to) && !jid_eq_bare(st->to, a->jid);
+}
+
 static void handle_deferred(struct account *a, struct deferred *d)
 {
     struct hook_ctx cx = {.sm = a->sm, .account = a, .stanza = d->stanza};
     cx.session = d->session ? sm_session(a->sm, d->session) : NULL;
     if (cx.session || !d->session)
         presence_handle(&cx);
-    else if (is_subscription(cx.stanza->type))
+    else if (is_sound(a, cx.stanza))
         subscription_run(a, &cx.stanza, true); /* its resource has gone, the user's will has not */
     stanza_free(&cx.stanza);
 }
