@@ -16,9 +16,13 @@
 #include "sm.h"
 #include "xml_stream.h"
 
+#ifndef SIM_ACCOUNT_COUNT /* test_sim_scale has more */
+#define SIM_ACCOUNT_COUNT 4
+#endif
+
 enum {
     SIM_WORKERS = 3,
-    SIM_ACCOUNTS = 4,
+    SIM_ACCOUNTS = SIM_ACCOUNT_COUNT,
     SIM_RESOURCES = 2,
     SIM_CLIENTS = SIM_ACCOUNTS * SIM_RESOURCES,
     SIM_MESSAGES = 240, /* below what an account remembers of origin-ids */

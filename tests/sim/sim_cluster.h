@@ -24,7 +24,15 @@
 #include "sim.h"
 #include "worker.h"
 
-enum { CS_NODES = 5, CS_WORKERS = 2, CS_OBSERVER = CS_NODES /* its handle of the database is for the checks */ };
+#ifndef CS_NODE_COUNT /* test_sim_scale has more */
+#define CS_NODE_COUNT 5
+#endif
+
+enum {
+    CS_NODES = CS_NODE_COUNT,
+    CS_WORKERS = 2,
+    CS_OBSERVER = CS_NODES /* its handle of the database is for the checks */
+};
 
 /* Faults of the model on purpose. */
 enum cs_bug {
@@ -110,7 +118,7 @@ struct cs_node {
     struct cs *cs;
     unsigned index;
     enum cs_state state;
-    char name[16];
+    char name[16], number[8];
     uint64_t incarnation;
     struct cs_db *db;
     struct node n;
@@ -166,6 +174,7 @@ struct cs {
     bool calm;     /* no faults any more, clients only bring to an end what they have begun */
     uint64_t next; /* nothing happens before */
     size_t ring_changes;
+    unsigned spread; /* so many clients connect to each node; 0: each of them anywhere */
 };
 
 extern struct cs cs_;

@@ -175,7 +175,7 @@ static void connect_to(struct cs_client *cl, struct cs_node *n)
 static void connect_somewhere(struct cs_client *cl)
 {
     struct cs *s = cl->cs;
-    unsigned first = (unsigned)sim_random(&s->h, CS_NODES);
+    unsigned first = s->spread ? (unsigned)cl->i / s->spread : (unsigned)sim_random(&s->h, CS_NODES);
     for (unsigned i = 0; i < CS_NODES; i++) {
         struct cs_node *n = &s->nodes[(first + i) % CS_NODES];
         if (!cs_node_serves(n))

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NOTIFY_MS = 40, POLL_MS = 500, STOP_MS = 5000 };
+enum { NOTIFY_MS = 40, POLL_MS = 500, STOP_MS = 5000, CONTACTS = 8 };
 
 static const uint64_t epoch_us = 4000000000000000; /* in the future: storage compares expiry with the real clock */
 
@@ -241,7 +241,7 @@ static void on_registered(void *arg, uint32_t node, uint64_t incarnation)
 void cs_node_start(struct cs_node *n)
 {
     struct cs *s = n->cs;
-    struct store_config sc = {.driver = "memory", .path = (char[]){(char)('0' + n->index), 0}};
+    struct store_config sc = {.driver = "memory", .path = n->number};
     struct membership_events ev = {n, on_registered, on_ring, on_evicted};
     char *why = NULL;
     sim_log(&s->h, "node %u: starts", n->index + 1);
@@ -519,7 +519,7 @@ static void observer_run(void)
     }
 }
 
-/* Everybody sees everybody's presence. */
+/* Everybody sees everybody's presence, or in a large cluster that of a few. */
 static void befriend(struct cs *s, int i)
 {
     struct store_client *db = s->h.workers[0].store;
@@ -529,7 +529,8 @@ static void befriend(struct cs *s, int i)
     for (int k = 0; k < SIM_ACCOUNTS; k++) {
         struct roster_item it = {
             .jid = s->h.accounts[k]->s, .subscription = SUB_BOTH, .in_roster = true, .version = (uint64_t)k + 1};
-        if (k != i)
+        int apart = (k - i + SIM_ACCOUNTS) % SIM_ACCOUNTS;
+        if (k != i && (apart <= CONTACTS / 2 || apart >= SIM_ACCOUNTS - CONTACTS / 2))
             store_roster_put(db, owner, &it, on_done, NULL);
     }
     observer_run();
@@ -551,7 +552,9 @@ static void create_accounts(struct cs *s)
 
 static void observer_open(struct cs *s)
 {
-    struct store_config sc = {.driver = "memory", .path = (char[]){'0' + CS_OBSERVER, 0}, .max_queued = 10000};
+    char number[8];
+    snprintf(number, sizeof number, "%d", CS_OBSERVER);
+    struct store_config sc = {.driver = "memory", .path = number, .max_queued = 10000};
     char *why = NULL;
     CHECK(store_open(&sc, &s->h.store, &why) == OK, "storage");
     s->observer_loop = loop_sim_new(epoch_us);
@@ -562,7 +565,10 @@ static void observer_open(struct cs *s)
 void cs_open(struct cs *s, uint64_t seed, enum cs_bug bug)
 {
     bool verbose = s->h.verbose;
-    *s = (struct cs){.seed = seed, .bug = bug, .now = 1};
+    memset(s, 0, sizeof *s);
+    s->seed = seed;
+    s->bug = bug;
+    s->now = 1;
     s->h.verbose = verbose;
     s->h.seed = s->h.random = seed;
     s->h.random = sim_random(&s->h, UINT64_MAX); /* neighbouring seeds are nothing alike */
@@ -578,6 +584,7 @@ void cs_open(struct cs *s, uint64_t seed, enum cs_bug bug)
         n->cs = s;
         n->index = i;
         snprintf(n->name, sizeof n->name, "node%u", i + 1);
+        snprintf(n->number, sizeof n->number, "%u", i);
         n->start_at = 1 + sim_random(&s->h, sim_chance(&s->h, 800) ? 50 : 4000);
     }
     for (int i = 0; i < SIM_CLIENTS; i++)
@@ -598,5 +605,10 @@ void cs_close(struct cs *s)
     xml_pool_free(&s->parsers);
     for (int i = 0; i < SIM_ACCOUNTS; i++)
         jid_free(&s->h.accounts[i]);
+    for (size_t i = 0; i < s->h.session_count; i++) {
+        free(s->h.sessions[i]->sent);
+        free(s->h.sessions[i]);
+    }
+    free(s->h.sessions);
     free(s->h.seen);
 }

@@ -190,11 +190,6 @@ static int run(uint64_t seed, enum cs_bug bug)
     int violated = s->h.violated;
     s->h.violated = 0;
     cs_close(s);
-    for (size_t i = 0; i < s->h.session_count; i++) {
-        free(s->h.sessions[i]->sent);
-        free(s->h.sessions[i]);
-    }
-    free(s->h.sessions);
     return violated;
 }
 

@@ -10,7 +10,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { FAKE_NODES = 16, FAKE_SHARDS = 3, FAKE_FENCES = 256, FAKE_LATE = 32 };
+#ifndef FAKE_NODES
+#define FAKE_NODES 16
+#endif
+enum { FAKE_SHARDS = 3, FAKE_FENCES = 256, FAKE_LATE = 32 };
 
 struct fake_fence {
     uint32_t node;
