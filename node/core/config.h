@@ -148,6 +148,7 @@ struct config {
         uint32_t max_unauthenticated_per_ip; /* 256 */
         uint32_t max_failed_per_ip;          /* failed logins per minute; 60 */
         uint32_t max_auth_attempts;          /* per stream; 3 */
+        uint32_t max_messages_per_minute;    /* of a session; 0: no limit */
         uint32_t max_pending_stanzas;        /* received but not committed, then reading stops; 64 */
         uint32_t max_sessions_per_account;   /* 20 */
         enum bind_conflict conflict;         /* replace */

@@ -222,6 +222,9 @@ const struct option config_options[] = {
         "Connections of one address (IPv6: of one /64) that have not logged in yet."),
     INT(c2s, max_failed_per_ip, "60", 1, 1000000, "Failed logins a minute from one address."),
     INT(c2s, max_auth_attempts, "3", 1, 100, "Failed logins on one stream before it is closed."),
+    INT(c2s, max_messages_per_minute, "0", 0, 60000,
+        "Messages of one session, on average; a quiet one may send so many at once. What is more is refused. 0 is no "
+        "limit."),
     INT(c2s, max_pending_stanzas, "64", 1, 10000,
         "Stanzas of one session received but not committed; then reading from it pauses."),
     INT(c2s, max_sessions_per_account, "20", 1, 10000, "Sessions of one account at the same time."),

@@ -105,7 +105,8 @@ struct c2s {
     uint16_t move_to;
     bool moving;
     uint64_t last_in_ms;
-    struct list held; /* elements that came while waiting: struct held */
+    uint64_t messages_ms; /* until then its messages so far take, at the allowed rate; loop_mono_ms */
+    struct list held;     /* elements that came while waiting: struct held */
     struct sasl *sasl;
     struct login *login;                        /* NULL: SASL1, or over */
     struct sasl_binding *binding;               /* until authentication; malloc */

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MINUTE_MS = 60000 };
+
 /* ---- binding (RFC 6120 section 7) ---- */
 
 void c2s_bind(struct c2s *c, struct stanza *iq)
@@ -278,6 +280,20 @@ static void answer(struct c2s *c, struct stanza **r)
     window_slide(c);
 }
 
+/* More than a minute's worth ahead of the allowed rate. */
+static bool too_many(struct c2s *c, const struct stanza *s)
+{
+    uint32_t limit = c->edge->config->c2s.max_messages_per_minute;
+    uint64_t now = loop_mono_ms(c->edge->loop);
+    if (!limit || s->kind != STANZA_MESSAGE)
+        return false;
+    if (c->messages_ms < now)
+        c->messages_ms = now;
+    bool over = c->messages_ms + MINUTE_MS / limit > now + MINUTE_MS;
+    c->messages_ms += over ? 0 : MINUTE_MS / limit;
+    return over;
+}
+
 static void refuse_blocked(struct c2s *c, struct stanza *s)
 {
     struct stanza *r = s->kind == STANZA_PRESENCE ? NULL : stanza_error(s, SE_NOT_ACCEPTABLE, NULL);
@@ -319,6 +335,8 @@ void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x)
         refuse(c, s, bad, NULL);
     else if (s->to && blocked(c, s->to) && !subscription)
         refuse_blocked(c, s);
+    else if (too_many(c, s))
+        refuse(c, s, SE_RESOURCE_CONSTRAINT, "too many messages; wait a minute");
     else if (s->to && forged_push(s) && !jid_eq_bare(s->to, c->session.jid) && !is_host(c, s->to))
         refuse(c, s, SE_SERVICE_UNAVAILABLE, NULL);
     else if ((refusal = c2s_signup_refusal(c, s)))

@@ -2,8 +2,8 @@
  * XEP-0033: a message to a host of ours with <addresses/> goes to each of them, from the sender's home. The sender's
  * archive and other resources get what they would have got of as many single messages.
  *
- * Repeated as a whole after a failover, the copies are recognised by the origin that they are given here, unless the
- * client has given one.
+ * Repeated as a whole, by c2s after a failover or by the client under its origin-id, the copies are recognised by the
+ * origin that each is given here.
  */
 #include "disco.h"
 #include "xep.h"
@@ -97,7 +97,8 @@ static struct envelope *copy_for(struct stanza *st, const struct jid *to, bool b
         xml_set(copy->arena, own, "jid", to->s);
     }
     struct envelope *e = env_stanza_new(ENV_ROUTE, to, &copy);
-    e->origin = e->origin ? e->origin : origin;
+    uint64_t key[2] = {e->origin ? e->origin : origin, hash_stable(to->s, strlen(to->s))};
+    e->origin = hash_stable(key, sizeof key);
     return e;
 }
 

@@ -346,3 +346,17 @@ def test_stop_while_a_reader_is_waited_for(new_server, login, account):
     server.restart()
     again = login(who, at=server, presence=True)
     assert [text(again.expect("message", type="chat"), "body") for _ in range(900)] == [str(i) for i in range(900)]
+
+
+@pytest.mark.rookery
+def test_message_rate(new_server, login, account):
+    """c2s.max_messages_per_minute: what is too much is refused, not lost silently; all else goes on."""
+    server = new_server(c2s={"max_messages_per_minute": 5})
+    a, b = (login(account(at=server), at=server, presence=True) for _ in "ab")
+    ids = [a.message(b.bare, str(i)) for i in range(8)]
+    refused = [a.expect("message", type="error", id=id) for id in ids[5:]]
+    assert {condition(e) for e in refused} == {"resource-constraint"} and refused[0].find("*[@type='wait']") is not None
+    assert [text(b.expect("message", type="chat"), "body") for _ in range(5)] == list("01234")
+    a.ping()
+    b.message(a.bare, "your turn is yours alone")
+    assert text(a.expect("message", type="chat"), "body") == "your turn is yours alone"

@@ -65,6 +65,17 @@ def test_once_each(login, account):
     assert text(d.expect("message", type="chat"), "body") == "one"
 
 
+def test_two_resources(login, account):
+    who = account()
+    a, b, c = login(presence=True), login(who, "b", presence=True), login(who, "c", presence=True)
+    origin = "<origin-id xmlns='urn:xmpp:sid:0' id='o'/>"
+    for _ in range(2):  # the second time it is a repetition
+        a.message(a.domain, "x", extra=addresses(("to", b.jid), ("to", c.jid)) + origin)
+    a.ping()
+    assert bodies(b) == bodies(c) == ["x"]
+    assert len(Page(a).ids) == 2
+
+
 @pytest.mark.parametrize("payload,error", [
     (addresses(("to", "@@")), "jid-malformed"),
     (f"<addresses xmlns='{NS}'><address type='to' uri='sip:x@y'/></addresses>", "jid-malformed"),
