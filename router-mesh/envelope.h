@@ -47,8 +47,13 @@ enum env_kind {
                    CLAIM are answered by ENV_INVITED */
     ENV_TOKEN, /* jid: bare; id: the client, as in ENV_BIND; bytes: fast.Request (proto/fast.proto): a login by a token
                   of XEP-0484, or one is to be issued. Answered by ENV_TOKENED */
+    ENV_UPGRADE,     /* jid: bare; code: enum scram_hash; bytes: struct scram_keys, for an account that has none of that
+                        hash (XEP-0480). Answered by ENV_CHECKED */
+    ENV_CERTIFICATE, /* jid: bare; bytes: SHA-256 of a client's certificate; flags: CERTIFICATE_*: may it log in as jid?
+                        Answered by ENV_CHECKED */
     /* sm -> c2s at env->to, for env->session */
-    ENV_KEYS,      /* code: enum err; flags: 1 when the account exists; bytes: struct scram_keys */
+    ENV_KEYS,      /* code: enum err; flags: 1 when the account exists; bytes: struct scram_keys; id: bit set of the
+                      enum scram_hash that it has keys for, 0: not told */
     ENV_BOUND,     /* code: 0, or 1 + enum stanza_error; jid: the full JID; bytes, for BIND_2: children of <bound/> */
     ENV_RESUMED,   /* code: enum err; id: with OK the session to take over, else the durable h or UINT64_MAX for none */
     ENV_COMMITTED, /* stanza seq is handled here; code: the enum env_kind it came as, 0: it went one way only */
@@ -62,6 +67,7 @@ enum env_kind {
     ENV_INVITED,   /* code: enum err; bytes: the name that the invitation is for, NULL: any */
     ENV_TOKENED,   /* code: enum err, ERR_NOT_FOUND: no such token, ERR_CLOSED: it has expired; bytes, with OK:
                       fast.Answer */
+    ENV_CHECKED,   /* code: enum err; flags: CERTIFICATE_* */
     ENV_FORGOT, /* to every worker's c2s: the home at `from` missed a ring and has forgotten its accounts; register */
     /* c2s -> c2s */
     ENV_TAKEOVER, /* code: enum err; bytes: the session, a value (c2s_pack.c); session: the stream that resumes it */
@@ -93,6 +99,12 @@ enum {
                       had by anybody? ERR_NOT_FOUND, ERR_EXISTS: it is kept for somebody, ERR_INVALID: not this name */
     INVITE_RETURN, /* the account was not made after all */
     INVITE_KEEP,   /* the account was removed: nobody gets its name for a while */
+};
+
+/* ENV_CERTIFICATE's flags. */
+enum {
+    CERTIFICATE_TRUSTED = 1,    /* an authority that we trust says that it is jid's (XEP-0178) */
+    CERTIFICATE_NO_MANAGER = 2, /* who logged in with it may not change the list (XEP-0257) */
 };
 
 /* ENV_REGISTER's flags. */

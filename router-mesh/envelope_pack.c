@@ -42,6 +42,8 @@ enum {
     X(INVITE, NEEDS_JID | MAY_HASH, INVITE_KEEP)                                                                       \
     X(REGISTER, NEEDS_FULL | NEEDS_BYTES, UINT32_MAX)                                                                  \
     X(TOKEN, NEEDS_JID | NEEDS_BYTES, 0)                                                                               \
+    X(UPGRADE, NEEDS_JID | NEEDS_KEYS, SCRAM_HASHES - 1)                                                               \
+    X(CERTIFICATE, NEEDS_JID | NEEDS_HASH, 0)                                                                          \
     X(KEYS, NEEDS_KEYS, ERR_CLOSED)                                                                                    \
     X(BOUND, 0, 1 + SE_UNEXPECTED_REQUEST)                                                                             \
     X(RESUMED, 0, ERR_CLOSED)                                                                                          \
@@ -54,6 +56,7 @@ enum {
     X(CREATED, 0, ERR_CLOSED)                                                                                          \
     X(INVITED, 0, ERR_CLOSED)                                                                                          \
     X(TOKENED, 0, ERR_CLOSED)                                                                                          \
+    X(CHECKED, 0, ERR_CLOSED)                                                                                          \
     X(FORGOT, 0, UINT32_MAX)                                                                                           \
     X(TAKEOVER, 0, ERR_CLOSED)
 

@@ -348,6 +348,17 @@ void store_account_credentials_set(struct store_client *c, const struct jid *bar
     call(c, r);
 }
 
+void store_account_credentials_replace(struct store_client *c, const struct jid *bare, const struct credentials *was,
+                                       const struct credentials *cr, store_done_fn *fn, void *arg)
+{
+    struct store_req *r = req_jid(c, OP_CREDENTIALS_SET, bare, arg);
+    r->fn.done = fn;
+    r->in.credentials = credentials_copy(r, cr);
+    r->bytes = bytes_new(NULL, STORE_CREDENTIALS_PACKED);
+    store_credentials_pack(was, (uint8_t *)r->bytes->data);
+    call(c, r);
+}
+
 void store_account_credentials_get(struct store_client *c, const struct jid *bare, store_credentials_fn *fn, void *arg)
 {
     struct store_req *r = req_jid(c, OP_CREDENTIALS_GET, bare, arg);

@@ -15,7 +15,7 @@
  * up).
  *
  * A bare JID's home is the only writer of its data, so ids made there are ordered as they are committed.
- * Single writer also means: no call here is a compare-and-set.
+ * Single writer also means: no call here is a compare-and-set, but for credentials.
  */
 #ifndef ROOKERY_STORE_H
 #define ROOKERY_STORE_H
@@ -80,6 +80,10 @@ void store_account_delete(struct store_client *c, const struct jid *bare, store_
                           void *arg); /* and all its data; ERR_NOT_FOUND */
 void store_account_credentials_set(struct store_client *c, const struct jid *bare, const struct credentials *cr,
                                    store_done_fn *, void *arg);
+/* The same if the credentials are still `was`, else ERR_NOT_FOUND: an account's home adds to them while administration
+ * may replace them. */
+void store_account_credentials_replace(struct store_client *c, const struct jid *bare, const struct credentials *was,
+                                       const struct credentials *cr, store_done_fn *, void *arg);
 /* cr is valid during the call; ERR_NOT_FOUND with NULL. */
 typedef void store_credentials_fn(void *arg, enum err e, const struct credentials *cr);
 void store_account_credentials_get(struct store_client *c, const struct jid *bare, store_credentials_fn *, void *arg);

@@ -88,7 +88,7 @@ struct store_req {
     int64_t owner;       /* calls about an account's data */
     unsigned phase;      /* the driver's */
     unsigned slot;       /* of calls that name a JID */
-    struct bytes *bytes; /* a reference: stanza, value, preferences */
+    struct bytes *bytes; /* a reference: stanza, value, preferences, packed credentials that must still be there */
     uint64_t id; /* watermark, has, purge's before, load's origins_since, roster_delete's version, session_delete */
     union {
         const struct credentials *credentials;

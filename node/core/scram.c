@@ -33,19 +33,26 @@ static void hmac_text(enum scram_hash h, const uint8_t *key, const char *text, u
     CHECK(HMAC(scram_md(h), key, (int)scram_len(h), (const uint8_t *)text, strlen(text), out, NULL), "HMAC");
 }
 
-/* RFC 5802 section 3, from the prepared password; k has salt and iterations. */
+/* RFC 5802 section 3 */
+void scram_keys_make(enum scram_hash h, const uint8_t *salted, struct scram_keys *k)
+{
+    uint8_t client[SCRAM_KEY_MAX];
+    hmac_text(h, salted, "Client Key", client);
+    CHECK(EVP_Digest(client, scram_len(h), k->stored, NULL, scram_md(h), NULL) == 1, "digest");
+    hmac_text(h, salted, "Server Key", k->server);
+    OPENSSL_cleanse(client, sizeof client);
+}
+
+/* From the prepared password; k has salt and iterations. */
 static void keys_derive(enum scram_hash h, const char *password, size_t n, struct scram_keys *k)
 {
-    uint8_t salted[SCRAM_KEY_MAX], client[SCRAM_KEY_MAX];
+    uint8_t salted[SCRAM_KEY_MAX];
     size_t len = scram_len(h);
     CHECK(PKCS5_PBKDF2_HMAC(password, (int)n, k->salt, sizeof k->salt, (int)k->iterations, scram_md(h), (int)len,
                             salted) == 1,
           "PBKDF2");
-    hmac_text(h, salted, "Client Key", client);
-    CHECK(EVP_Digest(client, len, k->stored, NULL, scram_md(h), NULL) == 1, "digest");
-    hmac_text(h, salted, "Server Key", k->server);
+    scram_keys_make(h, salted, k);
     OPENSSL_cleanse(salted, sizeof salted);
-    OPENSSL_cleanse(client, sizeof client);
 }
 
 enum err credentials_derive(const char *password, uint32_t iterations, struct credentials *out)

@@ -32,6 +32,8 @@ const char *scram_name(enum scram_hash h); /* "SHA-1", ... as in the mechanism's
 /* Prepares the password (PRECIS OpaqueString, RFC 8265) and derives all three sets with fresh salts.
  * ERR_INVALID: the password is empty or not allowed. Blocks (about 15 ms for 10,000 iterations). */
 enum err credentials_derive(const char *password, uint32_t iterations, struct credentials *out) WARN_UNUSED;
+/* From the SaltedPassword of RFC 5802, scram_len bytes; k has salt and iterations. */
+void scram_keys_make(enum scram_hash h, const uint8_t *salted, struct scram_keys *k);
 /* Does this password give these keys? Constant time in the keys. Blocks. */
 bool scram_verify(enum scram_hash h, const struct scram_keys *k, const char *password);
 /* Keys for a user that does not exist: salt by HMAC(secret, name), so that asking twice looks the same; nothing fits

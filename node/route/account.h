@@ -53,6 +53,11 @@ void session_at(struct session *se, struct addr at);
 bool addr_is(const struct sm *s, struct addr a, struct addr b);
 void states_flush(struct sm *s); /* sends ENV_STATE of changed sessions */
 
+/* ---- upgrade.c ---- */
+
+void handle_upgrade(struct sm *s, struct envelope **e);
+void checked_answer(struct sm *s, const struct envelope *q, enum err code, uint32_t flags); /* ENV_CHECKED */
+
 /* ---- bind.c ---- */
 
 void handle_bind(struct account *a, struct envelope **e);

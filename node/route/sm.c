@@ -112,6 +112,8 @@ static void keys_answer(struct sm *s, const struct envelope *q, enum err e, cons
     r->seq = q->seq;
     r->code = e == ERR_NOT_FOUND ? OK : e;
     r->flags = known;
+    for (enum scram_hash i = 0; i < SCRAM_HASHES; i++)
+        r->id |= (uint64_t)(e != OK || cr->keys[i].iterations) << i;
     r->bytes = bytes_new(&k, sizeof k);
     s->send(s->send_arg, &r);
 }
@@ -458,8 +460,8 @@ void sm_handle(struct sm *s, struct envelope **ep)
         env_free(ep);
         return;
     }
-    if ((*ep)->kind == ENV_AUTH) {
-        handle_auth(s, ep);
+    if ((*ep)->kind == ENV_AUTH || (*ep)->kind == ENV_UPGRADE) {
+        (*ep)->kind == ENV_AUTH ? handle_auth(s, ep) : handle_upgrade(s, ep);
         return;
     }
     if ((*ep)->kind == ENV_CREATE) {

@@ -419,6 +419,9 @@ static const struct {
     {1 << C2S_SASL, "authenticate", NS_SASL2, c2s_sasl2_authenticate}, /* under TLS only */
     {1 << C2S_SASL, "response", NS_SASL2, c2s_sasl_response},
     {1 << C2S_SASL, "abort", NS_SASL2, c2s_sasl_abort},
+    {1 << C2S_AUTHED, "next", NS_SASL2, c2s_task_next},
+    {1 << C2S_AUTHED, "task-data", NS_SASL2, c2s_task_data},
+    {1 << C2S_AUTHED, "abort", NS_SASL2, c2s_task_abort},
     {1 << C2S_PLAIN | 1 << C2S_SASL | 1 << C2S_AUTHED | 1 << C2S_BOUND, "compress",
      "http://jabber.org/protocol/compress", refuse_compression},
     {1 << C2S_AUTHED | 1 << C2S_BOUND, "resume", NS_SM, c2s_sm_resume},
@@ -742,6 +745,9 @@ void edge_handle(struct edge *e, struct envelope **ep)
             break;
         case ENV_INVITED:
             c2s_invited(c, env);
+            break;
+        case ENV_CHECKED:
+            c2s_checked(c, env);
             break;
         case ENV_TOKENED:
             c2s_tokened(c, env);

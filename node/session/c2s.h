@@ -74,6 +74,8 @@ struct c2s_session {
     uint64_t seen_max;
 };
 
+enum upgrade_step { UPGRADE_UNKNOWN, UPGRADE_IDLE, UPGRADE_OFFERED, UPGRADE_SALTED, UPGRADE_WRITING };
+
 /* A login by SASL2 (XEP-0388), from <authenticate/> to <success/> or <failure/>. Nothing but SASL2 may come meanwhile.
  */
 struct login {
@@ -82,6 +84,12 @@ struct login {
     uint64_t client;           /* hash of the user agent's id, 0: it gave none */
     const char *data;          /* of the mechanism, for <success/>, base64; NULL: none */
     bool resume_tried, token_done;
+    /* XEP-0480, c2s_upgrade.c */
+    bool by_password;  /* the client has it, so it can make keys */
+    unsigned has;      /* bit set of enum scram_hash: keys that the account has, 0: not known */
+    unsigned upgrades; /* and those that are to be made yet */
+    enum upgrade_step upgrade_step;
+    uint8_t salt[SCRAM_SALT_LEN];
     struct buf result; /* what was asked for inline has answered so far */
 };
 
@@ -180,6 +188,14 @@ void c2s_invited(struct c2s *c, const struct envelope *e);
 /* What this client's connection forbids it to ask of its home; NULL: nothing. */
 struct stanza *c2s_signup_refusal(const struct c2s *c, const struct stanza *s);
 void c2s_signup_free(struct c2s *c);
+
+/* c2s_upgrade.c: SCRAM upgrade tasks (XEP-0480) */
+void c2s_upgrade_features(struct arena *a, struct xml *authentication);
+bool c2s_upgrade(struct c2s *c); /* the next task, if there is one; false: none */
+void c2s_task_next(struct c2s *c, const struct xml *x);
+void c2s_task_data(struct c2s *c, const struct xml *x);
+void c2s_task_abort(struct c2s *c, const struct xml *x);
+void c2s_checked(struct c2s *c, const struct envelope *e);
 
 /* c2s_fast.c: tokens (XEP-0484) */
 void c2s_fast_feature(const struct c2s *c, struct arena *a, struct xml *in); /* into <inline/> */

@@ -253,9 +253,10 @@ static void succeed(struct c2s *c)
     metric_add(M_LOGIN_TOTAL, 1);
     c2s_signup_free(c);
     log_info(&c->log, "authenticated", "jid", c->user->s, "peer", conn_peer(c->conn), "tls", conn_tls_info(c->conn));
-    if (c->login)
+    if (c->login) {
+        c->login->by_password = sasl_mech(c->sasl) <= SASL_PLAIN;
         c2s_login_data(c, data, n);
-    else
+    } else
         send_with_data(c, "success", data, n);
     sasl_free(&c->sasl);
     c2s_forget_binding(c);
@@ -372,6 +373,8 @@ void c2s_keys(struct c2s *c, const struct envelope *e)
     bool good = e->code == OK && e->bytes && e->bytes->len == sizeof k;
     if (good)
         memcpy(&k, e->bytes->data, sizeof k);
+    if (c->login)
+        c->login->has = (unsigned)e->id;
     run(c, sasl_keys(c->sasl, good ? &k : NULL, e->flags));
 }
 

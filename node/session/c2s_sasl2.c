@@ -32,6 +32,7 @@ void c2s_sasl2_features(struct c2s *c, struct arena *a, struct xml *features)
         if (c->offered & 1u << m)
             xml_add_leaf(a, x, "mechanism", NULL, sasl_mech_name(m));
     add_inline(c, a, x);
+    c2s_upgrade_features(a, x);
 }
 
 /* ---- <authenticate/> ---- */
@@ -144,7 +145,7 @@ void c2s_login_go(struct c2s *c)
 {
     struct login *l = c->login;
     const struct xml *resume = xml_find(l->request, "resume", NS_SM), *bind = xml_find(l->request, "bind", NS_BIND2);
-    if (!l->token_done && c2s_token_request(c)) {
+    if (c2s_upgrade(c) || (!l->token_done && c2s_token_request(c))) {
         return;
     } else if (resume && !l->resume_tried) {
         l->resume_tried = true;

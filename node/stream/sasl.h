@@ -75,8 +75,8 @@ unsigned sasl_offer(const struct sasl_binding *b, unsigned allowed);
 enum sasl_mech sasl_find(const char *name, unsigned offered);
 
 struct sasl;
-/* offered is what this very stream announced: SCRAM's 'y' flag fails when -PLUS was among it. domain: the stream's
- * host. */
+/* offered is what this very stream announced: SCRAM's 'y' flag fails when -PLUS was among it, and the client is told
+ * a hash of it (XEP-0474). domain: the stream's host. */
 struct sasl *sasl_new(enum sasl_mech m, unsigned offered, const struct sasl_binding *b, const char *domain);
 void sasl_free(struct sasl **s); /* wipes secrets */
 

@@ -168,22 +168,58 @@ enum sasl_status scram_first(struct sasl *s, const char *in, size_t n)
     return SASL_NEED_KEYS;
 }
 
+static const EVP_MD *scram_md(const struct sasl *s)
+{
+    enum scram_hash h = sasl_hash(s);
+    return h == SCRAM_SHA1 ? EVP_sha1() : h == SCRAM_SHA256 ? EVP_sha256() : EVP_sha512();
+}
+
+/* Names in order, of what was announced, behind each other; the separators cannot be part of XML. */
+static void announced(const struct sasl *s, char *out, size_t room)
+{
+    const char *names[SASL_MECHS];
+    size_t count = 0, used = 0;
+    for (enum sasl_mech m = 0; m < SASL_MECHS; m++) {
+        if (!(s->offered & 1u << m & ~(unsigned)SASL_TOKENS))
+            continue;
+        size_t at = count++;
+        for (; at && strcmp(names[at - 1], sasl_mech_name(m)) > 0; at--)
+            names[at] = names[at - 1];
+        names[at] = sasl_mech_name(m);
+    }
+    for (size_t i = 0; i < count; i++)
+        used += (size_t)snprintf(out + used, room - used, "%s%s", i ? "\x1e" : "", names[i]);
+    const char *exporter = s->binding.exporter_len ? "tls-exporter" : "",
+               *end_point = s->binding.end_point_len ? "tls-server-end-point" : "";
+    if (*exporter || *end_point)
+        used += (size_t)snprintf(out + used, room - used, "\x1f%s%s%s", exporter, *exporter && *end_point ? "\x1e" : "",
+                                 end_point);
+    CHECK(used < room, "%zu bytes announced", used);
+}
+
+/* XEP-0474: a client that was shown other mechanisms or bindings than ours sees it by this. */
+static void announced_hash(const struct sasl *s, char out[SCRAM_KEY_MAX * 2])
+{
+    char text[512];
+    uint8_t digest[EVP_MAX_MD_SIZE];
+    unsigned n;
+    announced(s, text, sizeof text);
+    CHECK(EVP_Digest(text, strlen(text), digest, &n, scram_md(s), NULL) == 1, "digest");
+    base64_encode(out, digest, n);
+}
+
 enum sasl_status scram_challenge(struct sasl *s)
 {
+    char hash[SCRAM_KEY_MAX * 2];
     char salt[SCRAM_SALT_LEN * 2];
     base64_encode(salt, s->keys.salt, SCRAM_SALT_LEN);
-    int n = snprintf(s->out, sizeof s->out, "r=%s,s=%s,i=%u", s->nonce, salt, s->keys.iterations);
+    announced_hash(s, hash);
+    int n = snprintf(s->out, sizeof s->out, "r=%s,s=%s,i=%u,h=%s", s->nonce, salt, s->keys.iterations, hash);
     CHECK(n > 0 && (size_t)n < sizeof s->out, "challenge of %d bytes", n);
     s->out_len = (size_t)n;
     s->server_first = xstrdup(s->out);
     s->state = SASL_AT_FINAL;
     return SASL_CONTINUE;
-}
-
-static const EVP_MD *scram_md(const struct sasl *s)
-{
-    enum scram_hash h = sasl_hash(s);
-    return h == SCRAM_SHA1 ? EVP_sha1() : h == SCRAM_SHA256 ? EVP_sha256() : EVP_sha512();
 }
 
 static void hmac_message(const struct sasl *s, const uint8_t *key, const char *without_proof, size_t n, uint8_t *out)

@@ -225,7 +225,13 @@ static enum err account_delete(struct memory *m, struct store_req *r)
 static enum err credentials_set(struct memory *m, struct store_req *r)
 {
     struct account *a = account_of_jid(m, r->text);
+    uint8_t packed[STORE_CREDENTIALS_PACKED];
     if (!a)
+        return ERR_NOT_FOUND;
+    store_credentials_pack(&a->credentials, packed);
+    bool others = r->bytes && memcmp(packed, r->bytes->data, sizeof packed);
+    explicit_bzero(packed, sizeof packed);
+    if (others)
         return ERR_NOT_FOUND;
     a->credentials = *r->in.credentials;
     return OK;

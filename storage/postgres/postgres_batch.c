@@ -206,6 +206,8 @@ static void account_send(struct pg_conn *c, struct store_req *r)
         arg_text(&a, store_domain(r->text));
     if (r->op != OP_ACCOUNT_DELETE)
         credentials_arg(&a, r, packed);
+    if (r->op == OP_CREDENTIALS_SET)
+        arg_bytes(&a, r->bytes);
     pg_send(c,
             r->op == OP_ACCOUNT_CREATE   ? S_ACCOUNT_CREATE
             : r->op == OP_ACCOUNT_DELETE ? S_ACCOUNT_DELETE

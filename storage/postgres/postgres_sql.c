@@ -75,8 +75,8 @@ const char *const pg_texts[PG_STMTS] = {
                          " v as (delete from account_value v using a where v.owner = a.owner),"
                          " s as (delete from session_record where bare = $1::text),"
                          " d as (insert into doomed(owner) select owner from a) select count(*) from a",
-    [S_CREDENTIALS_SET] = "with a as (update account set credentials = $2::bytea where jid = $1::text returning 1) "
-                          "select count(*) from a",
+    [S_CREDENTIALS_SET] = "with a as (update account set credentials = $2::bytea where jid = $1::text"
+                          " and ($3::bytea is null or credentials = $3::bytea) returning 1) select count(*) from a",
     [S_ROSTER_PUT] =
         "with p as (update progress set roster_version = $2::bigint where owner = $1::bigint returning owner),"
         " r as (insert into roster(owner, contact, name, subscription, ask, approved, in_roster, request, version,"

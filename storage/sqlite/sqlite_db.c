@@ -26,7 +26,7 @@ static const char *const texts[STMTS] = {
     [S_ACCOUNT_LOAD] = "SELECT a.id, p.watermark, p.roster_version,"
                        " max(p.last_id, p.watermark, coalesce((SELECT max(id) FROM message WHERE owner = a.id), 0)),"
                        " a.mam_prefs, a.blocked FROM account a JOIN progress p ON p.owner = a.id WHERE a.jid = ?1",
-    [S_CREDENTIALS_SET] = "UPDATE account SET credentials = ?2 WHERE jid = ?1",
+    [S_CREDENTIALS_SET] = "UPDATE account SET credentials = ?2 WHERE jid = ?1 AND (?3 IS NULL OR credentials = ?3)",
     [S_CREDENTIALS_GET] = "SELECT credentials FROM account WHERE jid = ?1",
     [S_BLOCKED_SET] = "UPDATE account SET blocked = ?2 WHERE id = ?1",
     [S_MAM_PREFS_SET] = "UPDATE account SET mam_prefs = ?2 WHERE id = ?1",

@@ -93,7 +93,9 @@ static enum err credentials_set(struct sqlite *d, struct store_req *r)
 {
     uint8_t packed[STORE_CREDENTIALS_PACKED];
     store_credentials_pack(r->in.credentials, packed);
-    enum err e = run_on_one(d, db_bind(d, S_CREDENTIALS_SET, "tb", r->text, packed, sizeof packed));
+    const struct bytes *was = r->bytes;
+    enum err e = run_on_one(d, db_bind(d, S_CREDENTIALS_SET, "tbb", r->text, packed, sizeof packed,
+                                       was ? was->data : NULL, (size_t)(was ? was->len : 0)));
     explicit_bzero(packed, sizeof packed);
     return e;
 }

@@ -1,5 +1,10 @@
 """The client's side of XEP-0388, for the tests of what is built on it."""
 import base64
+import hashlib
+import hmac
+import json
+import os
+import socket
 import uuid
 from xml.sax.saxutils import quoteattr
 
@@ -49,3 +54,22 @@ def note(raw, reply):
     raw.jid = text(reply, "sasl2:authorization-identifier")
     if get(reply, "bind2:bound/sm:enabled") is not None:
         raw.handled = 0
+
+
+def add_with_keys(server, who, *hashes):
+    """An account as an import makes it: with SCRAM keys of these hashes only. By the control socket, which takes keys."""
+    keys = {}
+    for name in hashes:
+        algorithm, salt = name.replace("-", "").lower(), os.urandom(16)
+        salted = hashlib.pbkdf2_hmac(algorithm, who.password.encode(), salt, 4096)
+        key = [hmac.new(salted, part, algorithm).digest() for part in (b"Client Key", b"Server Key")]
+        keys[name] = {"iterations": 4096, "salt": b64(salt), "stored": b64(hashlib.new(algorithm, key[0]).digest()),
+                      "server": b64(key[1])}
+    path = server.dir / "rookeryctl.sock"
+    if not path.exists():
+        path = next(server.dir.glob("*/rookeryctl.sock"))  # a cluster's first node
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(str(path))
+        s.sendall(json.dumps({"command": ["user", "add", who.jid], "args": {"keys": keys}}).encode() + b"\n")
+        answer = json.loads(s.makefile().readline())
+    assert answer.get("ok") or "error" not in answer, answer

@@ -27,7 +27,7 @@ static struct envelope *sample(enum env_kind kind)
     e->seq = 7;
     e->id = 1ull << 40;
     e->code = kind == ENV_KICK || kind == ENV_BOUND ? 20 : 1;
-    if (kind == ENV_BIND || kind == ENV_RESUME || kind == ENV_CREATE || kind == ENV_TOKEN)
+    if (kind == ENV_BIND || kind == ENV_RESUME || kind == ENV_CREATE || kind == ENV_TOKEN || kind == ENV_CERTIFICATE)
         e->code = 0;
     e->flags = 0xffffffff;
     e->reg = 9;
@@ -36,7 +36,9 @@ static struct envelope *sample(enum env_kind kind)
     e->stanza_type = IQ_RESULT;
     if (kind == ENV_CREATE)
         e->jid = jid_bare(e->arena, e->jid);
-    size_t n = kind == ENV_KEYS ? sizeof(struct scram_keys) : kind == ENV_CREATE ? sizeof(struct creation) : 32;
+    size_t n = kind == ENV_KEYS || kind == ENV_UPGRADE ? sizeof(struct scram_keys)
+               : kind == ENV_CREATE                    ? sizeof(struct creation)
+                                                       : 32;
     e->bytes = bytes_new(NULL, n);
     for (size_t i = 0; i < n; i++)
         e->bytes->data[i] = (char)((n - 1 - i) * 37); /* the last one is a NUL */

@@ -105,6 +105,24 @@ static void test_account_life(void **state)
     assert_memory_equal(&again.credentials, &two, sizeof two);
 }
 
+static void test_credentials_replace(void **state)
+{
+    struct worker *w = worker_of(state);
+    struct credentials one = keys(1), two = keys(100), three = keys(200);
+    assert_int_equal(create(w, "alice@a.example"), OK);
+    struct answer good = {.w = w}, late = {.w = w}, get = {.w = w}, nobody = {.w = w};
+    const struct jid *alice = jid(w, "alice@a.example");
+    store_account_credentials_replace(w->c, alice, &one, &two, on_done, &good);
+    assert_int_equal(await(&good), OK);
+    store_account_credentials_replace(w->c, alice, &one, &three, on_done, &late);
+    assert_int_equal(await(&late), ERR_NOT_FOUND);
+    store_account_credentials_get(w->c, alice, on_credentials, &get);
+    assert_int_equal(await(&get), OK);
+    assert_memory_equal(&get.credentials, &two, sizeof two);
+    store_account_credentials_replace(w->c, jid(w, "nobody@a.example"), &one, &two, on_done, &nobody);
+    assert_int_equal(await(&nobody), ERR_NOT_FOUND);
+}
+
 static void test_account_missing(void **state)
 {
     struct worker *w = worker_of(state);
@@ -1090,6 +1108,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ON_ALL(test_account_life),
         ON_ALL(test_account_missing),
+        ON_ALL(test_credentials_replace),
         ON_ALL(test_account_list),
         ON_ALL(test_account_delete),
         ON_ALL(test_roster),
