@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define NS_REPORT   "urn:xmpp:reporting:1"
+#define NS_REPORT_0 "urn:xmpp:reporting:0" /* slixmpp 1.8: the reason is an element */
 #define NS_BLOCKING "urn:xmpp:blocking"
 #define NS_SID      "urn:xmpp:sid:0"
 
@@ -21,6 +22,8 @@ enum {
 static const char *reason_of(const struct xml *report)
 {
     const char *reason = xml_get(report, "reason");
+    if (xml_is(report, "report", NS_REPORT_0))
+        return xml_find(report, "spam", NS_REPORT_0) ? "spam" : xml_find(report, "abuse", NS_REPORT_0) ? "abuse" : NULL;
     if (reason && !strcmp(reason, "urn:xmpp:reporting:spam"))
         return "spam";
     return reason && !strcmp(reason, "urn:xmpp:reporting:abuse") ? "abuse" : NULL;
@@ -31,6 +34,8 @@ static const struct xml *next_report(struct arena *ar, struct xml **item, const 
 {
     for (; *item; *item = xml_find_next(*item, "item", NS_BLOCKING)) {
         const struct xml *report = xml_find(*item, "report", NS_REPORT);
+        if (!report)
+            report = xml_find(*item, "report", NS_REPORT_0);
         const char *jid = xml_get(*item, "jid");
         *who = report && reason_of(report) && jid ? jid_parse(ar, jid, strlen(jid)) : NULL;
         if (*who)
@@ -41,7 +46,7 @@ static const struct xml *next_report(struct arena *ar, struct xml **item, const 
 
 static void describe(struct buf *out, struct arena *ar, const struct jid *who, const struct xml *report)
 {
-    const char *text = xml_find_text(ar, report, "text", NS_REPORT);
+    const char *text = xml_find_text(ar, report, "text", NULL);
     unsigned ids = 0;
     buf_printf(out, "\n%s: %s", who->s, reason_of(report));
     for (struct xml *x = xml_find(report, "stanza-id", NS_SID); x && ids < MAX_IDS;
@@ -106,6 +111,6 @@ static const struct iq_hook iq[] = {
 
 const struct module xep_0377_reports = {
     .name = "reports",
-    .features = (const char *const[]){NS_REPORT, NULL},
+    .features = (const char *const[]){NS_REPORT, NS_REPORT_0, NULL},
     .iq = iq,
 };

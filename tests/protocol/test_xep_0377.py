@@ -53,6 +53,13 @@ def test_report(scene):
     assert user.bare in line and "spammer@elsewhere.test" in line and "buy" not in line
 
 
+def test_old_report(scene):
+    server, guard, user = scene
+    block(user, "<item jid='old@elsewhere.test'><report xmlns='urn:xmpp:reporting:0'><abuse/><text>Never</text></report></item>")
+    body = text(guard.expect("message"), "body")
+    assert "old@elsewhere.test: abuse" in body and '"Never"' in body
+
+
 def test_no_report(scene):
     """A block without one, or with one that nobody understands, blocks as ever."""
     server, guard, user = scene
