@@ -31,6 +31,7 @@ static void create_end(struct create *c, enum err e)
         struct envelope *r = env_new(ENV_CREATED, NULL);
         r->to = c->e->from;
         r->session = c->e->session;
+        r->seq = c->e->seq;
         r->code = e;
         s->send(s->send_arg, &r);
     }
@@ -72,11 +73,12 @@ void handle_invite(struct account *host, const struct envelope *e)
             (*m)->invite(host, e);
 }
 
-void invite_answer(struct sm *s, struct addr at, uint64_t session, enum err e, const char *name)
+void invite_answer(struct sm *s, const struct invite_asker *to, enum err e, const char *name)
 {
     struct envelope *r = env_new(ENV_INVITED, NULL);
-    r->to = at;
-    r->session = session;
+    r->to = to->at;
+    r->session = to->session;
+    r->seq = to->seq;
     r->code = e;
     r->bytes = name ? bytes_new(name, strlen(name)) : NULL;
     s->send(s->send_arg, &r);

@@ -156,8 +156,12 @@ void hooks_session_presence(struct session *se, struct stanza *st);
 typedef enum err value_change_fn(void *arg, const struct bytes *old, struct bytes **now);
 void value_update(struct account *a, const char *key, value_change_fn *change, store_done_fn *done, void *arg);
 
-/* ENV_INVITED; name NULL: any. */
-void invite_answer(struct sm *s, struct addr at, uint64_t session, enum err e, const char *name);
+/* ENV_INVITED to who asked: its (from, session, seq). name NULL: any. */
+struct invite_asker {
+    struct addr at;
+    uint64_t session, seq;
+};
+void invite_answer(struct sm *s, const struct invite_asker *to, enum err e, const char *name);
 
 /* ---- mailbox (deliver.c) ---- */
 

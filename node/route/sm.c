@@ -203,7 +203,7 @@ void sm_unavailable(struct sm *s, struct envelope **ep)
         envelope_committed(s, e);
         break;
     case ENV_INVITE:
-        invite_answer(s, e->from, e->session, ERR_BUSY, NULL);
+        invite_answer(s, &(struct invite_asker){e->from, e->session, e->seq}, ERR_BUSY, NULL);
         break;
     case ENV_TOKEN:
         token_refuse(s, e, ERR_BUSY);

@@ -25,6 +25,7 @@ struct signup {
     struct stanza *query;  /* what is being done; NULL when IDLE */
     const struct jid *jid; /* whose account, in the query's arena */
     struct work *work;     /* DERIVING */
+    uint64_t asked;        /* the last question's number: a home that changes may lead to two answers */
     /* XEP-0445 */
     bool invited;           /* a token was accepted */
     uint8_t token_hash[32]; /* of the one shown last */
@@ -109,6 +110,7 @@ static void ask_host(struct c2s *c, uint32_t code, bool again)
     struct envelope *e = env_new(ENV_INVITE, jid_make(a, NULL, c->host, NULL));
     arena_free(&a);
     e->code = code;
+    e->seq = ++s->asked;
     e->target = s->jid ? jid_dup(e->arena, s->jid) : NULL;
     e->bytes = code == INVITE_LOOK || s->invited ? bytes_new(s->token_hash, sizeof s->token_hash) : NULL;
     if (again)
@@ -172,6 +174,7 @@ static void send_creation(struct c2s *c, const struct credentials *keys)
         n.peer[0] = 0;
     e->bytes = bytes_new(&n, sizeof n);
     explicit_bzero(&n, sizeof n);
+    e->seq = ++c->signup->asked;
     c->signup->step = CREATING;
     c2s_ask(c, &e);
 }
@@ -209,7 +212,7 @@ static void derive(struct c2s *c)
 
 void c2s_created(struct c2s *c, const struct envelope *e)
 {
-    if (!c->signup || c->signup->step != CREATING)
+    if (!c->signup || c->signup->step != CREATING || e->seq != c->signup->asked)
         return;
     c2s_answered(c);
     created(c, (enum err)e->code);
@@ -273,7 +276,7 @@ static void claimed(struct c2s *c, enum err e)
 
 void c2s_invited(struct c2s *c, const struct envelope *e)
 {
-    if (!c->signup || (c->signup->step != LOOKING && c->signup->step != CLAIMING))
+    if (!c->signup || (c->signup->step != LOOKING && c->signup->step != CLAIMING) || e->seq != c->signup->asked)
         return;
     c2s_answered(c);
     if (c->signup->step == LOOKING)

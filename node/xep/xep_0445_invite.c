@@ -27,8 +27,7 @@ struct job {
     struct invitation add;
     char *found; /* the invitation's name; NULL: any */
     json_t *list;
-    struct addr at; /* who asks, or else `done` */
-    uint64_t session;
+    struct invite_asker asker; /* or else `done` or `listed` */
     store_done_fn *done;
     invitations_fn *listed;
     void *arg;
@@ -268,7 +267,7 @@ static void job_end(struct job *j, enum err e)
     else if (j->done)
         j->done(j->arg, e);
     else if (j->step <= CLAIM && e != ERR_FENCED) /* else the new home is asked */
-        invite_answer(j->host->sm, j->at, j->session, e, j->found);
+        invite_answer(j->host->sm, &j->asker, e, j->found);
     free(j->localpart);
     free((char *)j->add.name);
     free(j->found);
@@ -305,8 +304,7 @@ static void on_invite(struct account *host, const struct envelope *e)
         return;
     struct job *j = job_new(host, (enum step)e->code, e->bytes ? (const uint8_t *)e->bytes->data : NULL);
     j->localpart = claims ? strndup(jid_local(e->target), e->target->local_len) : NULL;
-    j->at = e->from;
-    j->session = e->session;
+    j->asker = (struct invite_asker){e->from, e->session, e->seq};
     if (host->missing)
         job_end(j, *j->hash ? ERR_NOT_FOUND : OK);
     else

@@ -552,10 +552,9 @@ def test_script(open_server, server, name):
         assert script(server, *arguments) == "501 accounts are not made in band here"
 
 
-@pytest.mark.single("rookeryctl speaks to one node")
 def test_removed_names_are_kept(secure, new_server):
     """Nobody is taken for the owner before, and what he has open still does not get into another's account."""
-    server = new_server(registration={"enabled": True, "remove": True, "invitations": True})
+    server = new_server(registration={"enabled": True, "remove": True})
     raw = enter_new(secure, server)
     half = secure(at=server)
     assert half.auth("somebody", PASSWORD) is None
@@ -565,7 +564,16 @@ def test_removed_names_are_kept(secure, new_server):
     assert refused(secure(at=server), fields("somebody")) == ("conflict", "409")
     with pytest.raises(AssertionError):
         half.bind()
+    secure(at=server).result("set", fields("somebody-else"))
     server.restart()
+    assert refused(secure(at=server), fields("somebody")) == ("conflict", "409")
+
+
+@pytest.mark.single("rookeryctl speaks to one node")
+def test_kept_name_by_invitation(secure, new_server):
+    server = new_server(registration={"enabled": True, "remove": True, "invitations": True})
+    raw = enter_new(secure, server)
+    raw.result("set", "<query xmlns='jabber:iq:register'><remove/></query>")
     raw = secure(at=server)
     assert refused(raw, fields("somebody")) == ("conflict", "409")
     assert server.ctl("invite", "list").strip() == ""
