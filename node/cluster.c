@@ -174,8 +174,7 @@ static enum err link_open(struct cluster *c, char **why)
     return c->link ? OK : ERR_IO;
 }
 
-/* Signals are blocked, and nobody reads them yet. */
-static bool stop_wanted(void)
+bool cluster_stop_wanted(void)
 {
     sigset_t pending;
     return !sigpending(&pending) && (sigismember(&pending, SIGTERM) || sigismember(&pending, SIGINT));
@@ -209,7 +208,7 @@ enum err cluster_open(struct node *n, char **why)
     free(shards);
     while (!membership_pg_wait(c->membership, REGISTER_WAIT_MS, &n->id, &c->incarnation)) {
         log_warn(&log_, "waiting", "why", "the control database does not answer");
-        if (stop_wanted()) {
+        if (cluster_stop_wanted()) {
             *why = xstrdup("stopped while it waited for the control database");
             return ERR_CLOSED;
         }

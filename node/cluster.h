@@ -13,6 +13,8 @@ struct link;
 /* With cluster.node configured: registers the node with the database (waits for that), opens the link, sets n->id.
  * Before the workers are made. Without: OK, n->cluster stays NULL. */
 enum err cluster_open(struct node *n, char **why) WARN_UNUSED;
+/* While the node starts: signals are blocked, and nobody reads them yet. */
+bool cluster_stop_wanted(void);
 /* Takes a share of the slots; returns when every worker has been given the ring. After the workers are made and before
  * they run. */
 void cluster_join(struct node *n);

@@ -113,7 +113,14 @@ static enum err open_storage(struct node *n, char **why)
         .shards = shards,
         .shard_count = c->postgres_count,
     };
-    enum err e = store_open(&sc, &n->store, why);
+    enum err e;
+    /* The other nodes' database may be in the middle of a failover. */
+    while ((e = store_open(&sc, &n->store, why)) == ERR_CLOSED && c->cluster.node && !cluster_stop_wanted()) {
+        log_warn(&main_log, "waiting", "why", *why);
+        free(*why);
+        *why = NULL;
+        sleep(1);
+    }
     free(shards);
     return e;
 }

@@ -38,7 +38,7 @@ struct store_config {
 };
 
 /* Opens, creates or migrates the schema (schema version row; a database newer than the code is refused).
- * On error *why (malloc'd) says what an operator must do. */
+ * On error *why (malloc'd) says what an operator must do. ERR_CLOSED: postgres cannot be reached, or not now. */
 enum err store_open(const struct store_config *c, struct store **out, char **why) WARN_UNUSED;
 /* Commits what is queued, then closes. Clients are freed before. */
 void store_close(struct store **s);

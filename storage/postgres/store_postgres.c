@@ -429,8 +429,10 @@ static enum err shard_prepare(struct shard *s, unsigned shards, uint8_t secret[3
 {
     struct pg_conn c = {.conninfo = s->conninfo, .log = s->log};
     if (!pg_connect(&c, false, why))
-        return ERR_IO;
+        return ERR_CLOSED;
     enum err e = pg_schema_open(&c, s->index, shards, secret, why);
+    if (e != OK && PQstatus(c.pg) != CONNECTION_OK)
+        e = ERR_CLOSED;
     pg_drop(&c);
     return e;
 }

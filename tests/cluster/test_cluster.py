@@ -1,6 +1,7 @@
 """Smoke: three nodes that act as one server, and what happens when a part of it dies. The histories of thousands of
 messages under faults are elsewhere; here is whether deploy/cluster does what it says."""
 import json
+import threading
 import time
 import urllib.request
 
@@ -141,6 +142,19 @@ def test_the_database_fails_over(cluster, login):
 
 def home(cluster, user):
     return json.loads(cluster.ctl(1, "--json", "where", f"{user}@{cluster.domains[0]}"))["home"]
+
+
+def test_a_node_that_starts_waits_for_a_primary(cluster, login):
+    cluster.stop("node3")
+    cluster.kill("pg")
+    start = threading.Thread(target=cluster.start, args=("node3",))
+    start.start()
+    eventually(lambda: "event=waiting" in cluster.log("node3"))
+    cluster.promote()
+    start.join(60)
+    assert not start.is_alive()
+    cluster.start("pg")
+    login("user3", 3).ping()
 
 
 def test_nothing_comes_before_resumed(cluster, login):
