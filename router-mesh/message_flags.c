@@ -26,15 +26,16 @@ static const struct payload payloads[] = {
     {"eu.siacs.conversations.axolotl", "encrypted", MSG_STORE | MSG_COPY}, /* XEP-0384 */
     {"urn:xmpp:omemo:2", "encrypted", MSG_STORE | MSG_COPY},
     {"urn:xmpp:omemo:1", "encrypted", MSG_STORE | MSG_COPY},
-    {"jabber:x:encrypted", "x", MSG_STORE | MSG_COPY},         /* XEP-0027 */
-    {"urn:xmpp:openpgp:0", "openpgp", MSG_STORE | MSG_COPY},   /* XEP-0373 */
-    {"urn:xmpp:jingle-message:0", NULL, MSG_STORE | MSG_COPY}, /* XEP-0353 */
-    {"urn:xmpp:call-invites:0", NULL, MSG_STORE | MSG_COPY},   /* XEP-0482 */
-    {"urn:xmpp:sfs:0", NULL, MSG_STORE | MSG_COPY},            /* XEP-0447 */
-    {"jabber:x:oob", "x", MSG_STORE | MSG_COPY},               /* XEP-0066 */
-    {"jabber:x:conference", "x", MSG_STORE | MSG_COPY},        /* XEP-0249 */
-    {"http://jabber.org/protocol/chatstates", NULL, MSG_COPY}, /* XEP-0085 */
-    {NS_HINTS, "store", MSG_STORE},                            /* XEP-0334 */
+    {"jabber:x:encrypted", "x", MSG_STORE | MSG_COPY},                  /* XEP-0027 */
+    {"urn:xmpp:openpgp:0", "openpgp", MSG_STORE | MSG_COPY},            /* XEP-0373 */
+    {"urn:xmpp:jingle-message:0", NULL, MSG_STORE | MSG_COPY},          /* XEP-0353 */
+    {"urn:xmpp:call-invites:0", NULL, MSG_STORE | MSG_COPY},            /* XEP-0482 */
+    {"urn:xmpp:sfs:0", NULL, MSG_STORE | MSG_COPY},                     /* XEP-0447 */
+    {"jabber:x:oob", "x", MSG_STORE | MSG_COPY},                        /* XEP-0066 */
+    {"http://jabber.org/protocol/muc#user", "x", MSG_STORE | MSG_COPY}, /* XEP-0045: a room passes an invitation on */
+    {"jabber:x:conference", "x", MSG_STORE | MSG_COPY},                 /* XEP-0249 */
+    {"http://jabber.org/protocol/chatstates", NULL, MSG_COPY},          /* XEP-0085 */
+    {NS_HINTS, "store", MSG_STORE},                                     /* XEP-0334 */
     {NS_HINTS, "no-permanent-store", MSG_NO_PERMANENT},
     {NS_HINTS, "no-store", MSG_NO_STORE},
 };

@@ -19,6 +19,7 @@ STORED = {
     "openpgp": "<openpgp xmlns='urn:xmpp:openpgp:0'>x</openpgp>",
     "call": "<propose xmlns='urn:xmpp:jingle-message:0' id='x'/>",
     "invitation": "<x xmlns='jabber:x:conference' jid='room@rooms.example.org'/>",
+    "invitation by a room": "<x xmlns='http://jabber.org/protocol/muc#user'><invite from='x@rookery.test'/></x>",
     "file": "<file-sharing xmlns='urn:xmpp:sfs:0'/>",
     "hint": f"<x xmlns='urn:x'/><store xmlns='{HINTS}'/>",
     "chat state with a hint": f"{COMPOSING}<store xmlns='{HINTS}'/>",
