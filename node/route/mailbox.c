@@ -73,6 +73,17 @@ void mailbox_free(struct mailbox **mp)
     free(m);
 }
 
+uint64_t mailbox_undelivered(const struct mailbox *m)
+{
+    uint64_t n = m->waiting;
+    list_for_each (l, &m->queue) {
+        const struct delivery *d = container_of(l, struct delivery, link);
+        if (d->kind == RECEIVED && d->keep && d->id && d->err == OK && n)
+            n--;
+    }
+    return n;
+}
+
 bool mailbox_idle(const struct mailbox *m)
 {
     return list_empty(&m->queue) && !list_linked(&m->dirty_link);

@@ -45,6 +45,8 @@ struct mailbox *mailbox_new(struct account *a, const struct account_data *d);
 void mailbox_free(struct mailbox **m);   /* no store call may come back any more */
 void mailbox_abandon(struct mailbox *m); /* nothing more is started or delivered; freed with the account */
 bool mailbox_idle(const struct mailbox *m);
+/* Kept messages that have not arrived, without those whose turn has not come. */
+uint64_t mailbox_undelivered(const struct mailbox *m);
 /* Archive id from which origin hashes are worth loading, at this time. */
 uint64_t mailbox_origins_since(uint64_t unix_us);
 

@@ -96,8 +96,8 @@ static uint64_t last_in_hand(const struct session *se)
 static void tell(const struct push *p, struct push_target *t, uint32_t n, uint64_t id, uint64_t at_ms,
                  bool unless_there)
 {
-    uint64_t waiting = p->account->mailbox->waiting;
-    t->unseen = !t->told && waiting > n ? (uint32_t)waiting : t->unseen + n;
+    uint64_t waiting = t->told ? 0 : mailbox_undelivered(p->account->mailbox);
+    t->unseen = waiting > n ? (uint32_t)waiting : t->unseen + n;
     if (!t->due_ms)
         t->told_before = t->told;
     t->told = id > t->told ? id : t->told;

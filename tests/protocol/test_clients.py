@@ -57,16 +57,20 @@ class Client:
                 if name == event and got[:len(fields)] == list(fields):
                     del self.lines[i]
                     return got
-            ready = select.select([self.process.stdout], [], [], max(0, deadline - time.monotonic()))[0]
-            data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
-            if not data:
-                self.errors.seek(0)
-                raise AssertionError(f"{self.library}: no {event} {fields}; {'silent' if not ready else 'ended'}\n" +
-                                     "\n".join(self.log[-40:]) + "\n" + self.errors.read().decode()[-3000:])
-            *whole, self.partial = (self.partial + data).split(b"\n")
-            for line in whole:
-                self.log.append("< " + line.decode())
-                self.lines.append(line.decode().split("\t"))
+            self.more(deadline, f"{event} {fields}")
+
+    def more(self, deadline, wanted):
+        """Reads what comes next."""
+        ready = select.select([self.process.stdout], [], [], max(0, deadline - time.monotonic()))[0]
+        data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
+        if not data:
+            self.errors.seek(0)
+            raise AssertionError(f"{self.library}: no {wanted}; {'silent' if not ready else 'ended'}\n" +
+                                 "\n".join(self.log[-40:]) + "\n" + self.errors.read().decode()[-3000:])
+        *whole, self.partial = (self.partial + data).split(b"\n")
+        for line in whole:
+            self.log.append("< " + line.decode())
+            self.lines.append(line.decode().split("\t"))
 
     def quit(self):
         self.do("quit")

@@ -5,6 +5,7 @@ import sys
 from datetime import timedelta
 
 import aioxmpp
+import aioxmpp.chatstates
 import aioxmpp.connector
 import aioxmpp.forms
 import aioxmpp.misc
@@ -74,6 +75,12 @@ async def run(jid, password, host, port, mode):
             say("roster", ",".join(str(i.jid) for i in answer.items))
         elif name == "presence":
             await client.send(aioxmpp.Presence(type_=aioxmpp.PresenceType.AVAILABLE))
+        elif name == "show":
+            await client.send(aioxmpp.Presence(type_=aioxmpp.PresenceType.AVAILABLE, show=aioxmpp.PresenceShow(rest[0])))
+        elif name == "state":
+            m = aioxmpp.Message(aioxmpp.MessageType.CHAT, to=aioxmpp.JID.fromstr(rest[0]))
+            m.xep0085_chatstate = aioxmpp.chatstates.ChatState[rest[1].upper()]
+            client.enqueue(m)
         elif name in ("subscribe", "subscribed"):
             await client.send(aioxmpp.Presence(type_=aioxmpp.PresenceType(name), to=aioxmpp.JID.fromstr(rest[0])))
         elif name == "chat":

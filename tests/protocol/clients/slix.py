@@ -11,7 +11,7 @@ from common import commands, say
 class Client(slixmpp.ClientXMPP):
     def __init__(self, jid, password):
         super().__init__(jid, password)
-        for plugin in ("xep_0030", "xep_0059", "xep_0198", "xep_0203", "xep_0280", "xep_0313"):
+        for plugin in ("xep_0030", "xep_0059", "xep_0085", "xep_0198", "xep_0203", "xep_0280", "xep_0313"):
             self.register_plugin(plugin)
         self.ssl_context.check_hostname = False
         self.ssl_context.verify_mode = ssl.CERT_NONE
@@ -46,6 +46,12 @@ async def run(client, mode, host, port):
             say("roster", ",".join(j for j in known if j != client.boundjid.bare))
         elif name == "presence":
             client.send_presence()
+        elif name == "show":
+            client.send_presence(pshow=rest[0])
+        elif name == "state":
+            m = client.make_message(rest[0], mtype="chat")
+            m["chat_state"] = rest[1]
+            m.send()
         elif name in ("subscribe", "subscribed"):
             client.send_presence(pto=rest[0], ptype=name)
         elif name == "chat":

@@ -87,6 +87,20 @@ static void rate(void **state)
     harness_close(c.h);
 }
 
+/* What waits for its commit when the first one is told is not told twice. */
+static void burst(void **state)
+{
+    (void)state;
+    struct cast c = cast_open(false);
+    for (int i = 0; i < 3; i++)
+        harness_post(c.h, c.romeo, "<message to='" JULIET "' type='chat'><body>hi</body></message>");
+    harness_run(c.h);
+    answer(&c, told(&c, 1), NULL);
+    answer(&c, told(&c, 3), NULL);
+    expect_nothing(c.h, c.app);
+    harness_close(c.h);
+}
+
 static void no_answers(void **state)
 {
     (void)state;
@@ -212,6 +226,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rate),
+        cmocka_unit_test(burst),
         cmocka_unit_test(no_answers),
         cmocka_unit_test(an_answer_ends_the_row),
         cmocka_unit_test(errors_of_others),
