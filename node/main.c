@@ -41,7 +41,8 @@ static enum err make_tls(const struct config *c, struct tls **out, char **why)
 {
     struct tls_host *hosts = xcalloc(c->host_count, sizeof *hosts);
     for (size_t i = 0; i < c->host_count; i++)
-        hosts[i] = (struct tls_host){c->hosts[i].domain, c->hosts[i].certificate, c->hosts[i].key};
+        hosts[i] = (struct tls_host){c->hosts[i].domain, c->hosts[i].certificate, c->hosts[i].key, c->sasl.external,
+                                     c->sasl.external_ca};
     enum err e = tls_new(hosts, c->host_count, out, why);
     free(hosts);
     return e;

@@ -27,7 +27,8 @@ enum env_kind {
     /* c2s -> home of env->jid */
     ENV_AUTH,    /* code: enum scram_hash. Answered by ENV_KEYS */
     ENV_BIND,    /* jid: full, or bare (the home picks a resource). Answered by ENV_BOUND. flags: BIND_*; id: hash of
-                    what the client's installation calls itself (XEP-0388), 0: unknown. With BIND_2 jid is bare and the
+                    what the client's installation calls itself (XEP-0388), 0: unknown; origin: of the certificate by
+                    which it logged in, 0: in another way. With BIND_2 jid is bare and the
                     stanza is an iq around the <bind/> of XEP-0386 */
     ENV_RESUME,  /* jid: bare; bytes: SHA-256 of the token. Answered by ENV_RESUMED */
     ENV_ROUTE,   /* a stanza for env->jid; also sm -> sm, then session is 0 */
@@ -43,8 +44,8 @@ enum env_kind {
     ENV_REVOKED,  /* node -> home: the account's keys have changed (code 0) or it was removed (code 1) in storage; its
                      sessions end, but for session `id` */
     ENV_CREATE,   /* a new account for env->jid; bytes: struct creation. Answered by ENV_CREATED */
-    ENV_INVITE, /* jid: a host; code: INVITE_*; bytes: SHA-256 of an invitation's token, NULL: there is none. LOOK and
-                   CLAIM are answered by ENV_INVITED */
+    ENV_INVITE,   /* jid: a host; code: INVITE_*; bytes: SHA-256 of an invitation's token, NULL: there is none. LOOK and
+                     CLAIM are answered by ENV_INVITED */
     ENV_TOKEN, /* jid: bare; id: the client, as in ENV_BIND; bytes: fast.Request (proto/fast.proto): a login by a token
                   of XEP-0484, or one is to be issued. Answered by ENV_TOKENED */
     ENV_UPGRADE,     /* jid: bare; code: enum scram_hash; bytes: struct scram_keys, for an account that has none of that
@@ -90,7 +91,10 @@ struct creation {
 };
 
 /* ENV_BIND's flags. */
-enum { BIND_2 = 1 };
+enum {
+    BIND_2 = 1,
+    BIND_NO_MANAGER = 2, /* as CERTIFICATE_NO_MANAGER */
+};
 
 /* ENV_INVITE's codes; the account's JID is the target. */
 enum {

@@ -163,6 +163,8 @@ struct config {
         uint32_t scram_iterations;
         bool fast;                 /* tokens (XEP-0484); true */
         uint32_t token_lifetime_s; /* 21 days */
+        bool external;             /* login by client certificate; false */
+        const char *external_ca;   /* NULL: only certificates that accounts have listed */
         uint32_t token_rotation_s; /* a token that is older when it is used is replaced; 24 h */
     } sasl;
     struct {

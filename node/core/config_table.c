@@ -247,6 +247,11 @@ const struct option config_options[] = {
     INT(sasl, scram_iterations, "10000", 4096, 1000000,
         "PBKDF2 iterations for new passwords and for answers about accounts that do not exist."),
     BOOL(sasl, fast, "yes", "Give clients tokens to log in with next time, in one round trip (XEP-0484)."),
+    BOOL(sasl, external, "no",
+         "Ask clients for a certificate, and let them log in by one that their account lists (XEP-0257) or that "
+         "`external_ca` vouches for (XEP-0178)."),
+    OPTION(sasl, external_ca, OPTION_FILE, NULL,
+           "PEM file: authorities whose certificates log in to the accounts that they name (`xmppAddr`)."),
     DURATION(sasl, "token_lifetime", token_lifetime_s, 1000, "504h", SECONDS(1), HOURS(8760),
              "How long a token is good when it is not used. With each use it may be replaced by a new one."),
     DURATION(sasl, "token_rotation", token_rotation_s, 1000, "24h", 0, HOURS(8760),

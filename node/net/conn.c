@@ -832,6 +832,11 @@ size_t conn_exporter(const struct conn *c, uint8_t out[32])
     return c->ready ? tls_ssl_exporter(c->ssl, out) : 0;
 }
 
+bool conn_certificate(const struct conn *c, struct certificate *out)
+{
+    return c->ready && tls_ssl_peer(c->ssl, out);
+}
+
 size_t conn_unique(const struct conn *c, uint8_t out[64])
 {
     return c->ready ? tls_ssl_unique(c->ssl, out) : 0;

@@ -10,6 +10,7 @@
 #define ROOKERY_CONN_H
 
 #include "bytes.h"
+#include "certificate.h"
 #include "loop.h"
 #include "tls.h"
 
@@ -89,6 +90,8 @@ size_t conn_exporter(const struct conn *c, uint8_t out[32]);
 size_t conn_end_point(const struct conn *c, uint8_t out[64]);
 /* RFC 5929 tls-unique: the first Finished message; 0 before TLS 1.3 without extended master secret. */
 size_t conn_unique(const struct conn *c, uint8_t out[64]);
+/* The client's certificate; false: none that can be read. certificate_clear it. */
+bool conn_certificate(const struct conn *c, struct certificate *out);
 const char *conn_peer(const struct conn *c); /* "address port", for logs */
 const struct sockaddr_storage *conn_peer_addr(const struct conn *c);
 

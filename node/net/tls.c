@@ -212,6 +212,28 @@ static size_t end_point(SSL_CTX *ctx, uint8_t out[64])
     return n;
 }
 
+/* Whether it is good enough is asked at login, not here. */
+static int accept_any(int good, X509_STORE_CTX *x)
+{
+    (void)good, (void)x;
+    return 1;
+}
+
+static bool ask_client(SSL_CTX *ctx, const struct tls_host *h, char **why)
+{
+    if (!h->ask_client)
+        return true;
+    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, accept_any);
+    if (!h->client_ca)
+        return true;
+    ERR_clear_error();
+    /* Their names are not sent: clients with certificates of their own making would not present those. */
+    if (SSL_CTX_load_verify_file(ctx, h->client_ca) == 1)
+        return true;
+    *why = text("authorities %s: %s", h->client_ca, tls_error());
+    return false;
+}
+
 static enum err host_add(struct tls *t, const struct tls_host *h, char **why)
 {
     char *ascii = NULL, name[NAME_MAX_BYTES + 1];
@@ -227,7 +249,7 @@ static enum err host_add(struct tls *t, const struct tls_host *h, char **why)
         return ERR_INVALID;
     }
     SSL_CTX *ctx = ctx_new(t);
-    if (!load_files(ctx, h, why)) {
+    if (!load_files(ctx, h, why) || !ask_client(ctx, h, why)) {
         SSL_CTX_free(ctx);
         return ERR_INVALID;
     }
@@ -326,6 +348,16 @@ size_t tls_ssl_unique(SSL *s, uint8_t out[64])
         return 0;
     size_t n = SSL_session_reused(s) ? SSL_get_finished(s, out, 64) : SSL_get_peer_finished(s, out, 64);
     return n <= 64 ? n : 0;
+}
+
+bool tls_ssl_peer(SSL *s, struct certificate *out)
+{
+    X509 *x = SSL_get1_peer_certificate(s);
+    bool good = x && certificate_of(x, out);
+    if (good)
+        out->trusted = SSL_get_verify_result(s) == X509_V_OK;
+    X509_free(x);
+    return good;
 }
 
 size_t tls_ssl_end_point(const SSL *s, uint8_t out[64])

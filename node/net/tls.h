@@ -8,12 +8,15 @@
 
 #include "err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct tls_host {
     const char *domain;      /* A-label or U-label; matched against SNI, case-insensitive */
     const char *certificate; /* PEM file with the chain */
     const char *key;         /* PEM file */
+    bool ask_client;         /* clients are asked for a certificate; none, or a bad one, is no reason to end */
+    const char *client_ca;   /* PEM file: authorities that vouch for clients; NULL: none do */
 };
 
 struct tls; /* the snapshot */

@@ -4,6 +4,7 @@
 #ifndef ROOKERY_TLS_SSL_H
 #define ROOKERY_TLS_SSL_H
 
+#include "certificate.h"
 #include "tls.h"
 
 #include <openssl/ssl.h>
@@ -18,6 +19,8 @@ const char *tls_ssl_alpn(const SSL *s);
 /* RFC 9266 and RFC 5929; the length, 0 when not available. */
 size_t tls_ssl_exporter(SSL *s, uint8_t out[32]);
 size_t tls_ssl_unique(SSL *s, uint8_t out[64]);
+/* The peer's certificate. False: it has none, or one that cannot be read. */
+bool tls_ssl_peer(SSL *s, struct certificate *out);
 size_t tls_ssl_end_point(const SSL *s, uint8_t out[64]);
 /* Takes the oldest error of this thread's OpenSSL queue, empties the queue; never NULL. */
 const char *tls_error(void);

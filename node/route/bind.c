@@ -122,6 +122,8 @@ static struct session *open_session(struct account *a, struct envelope *e, const
     }
     struct session *se = session_new(a, e->session, e->from, full);
     se->client = e->id;
+    se->certificate = e->origin;
+    se->no_manager = e->flags & BIND_NO_MANAGER;
     return se;
 }
 

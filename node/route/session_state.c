@@ -17,6 +17,8 @@ struct bytes *session_state_pack(const struct session *se)
     m.carbons = se->carbons;
     m.bound_unix_us = se->bound_unix_us;
     m.client = se->client;
+    m.certificate = se->certificate;
+    m.no_manager = se->no_manager;
     m.archive_until = se->archive_until;
     if (se->available)
         m.presence = (ProtobufCBinaryData){se->presence->len, (uint8_t *)se->presence->data};
@@ -82,6 +84,8 @@ bool session_state_unpack(struct session *se, const struct bytes *b)
         se->carbons = m->carbons;
         se->bound_unix_us = m->bound_unix_us;
         se->client = m->client;
+        se->certificate = m->certificate;
+        se->no_manager = m->no_manager;
         se->archive_until = m->archive_until;
         bytes_unref(&se->presence);
         se->presence = presence;

@@ -1,4 +1,5 @@
 #include "account.h"
+#include "certificates.h"
 #include "fast.h"
 #include "mailbox.h"
 #include "marks.h"
@@ -205,6 +206,9 @@ void sm_unavailable(struct sm *s, struct envelope **ep)
     case ENV_INVITE:
         invite_answer(s, &(struct invite_asker){e->from, e->session, e->seq}, ERR_BUSY, NULL);
         break;
+    case ENV_CERTIFICATE:
+        checked_answer(s, e, ERR_BUSY, 0);
+        break;
     case ENV_TOKEN:
         token_refuse(s, e, ERR_BUSY);
         break;
@@ -393,6 +397,9 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
         break;
     case ENV_RESUME:
         handle_resume(a, ep);
+        break;
+    case ENV_CERTIFICATE:
+        handle_certificate(a, ep);
         break;
     case ENV_TOKEN:
         handle_token(a, ep);

@@ -44,6 +44,8 @@ struct session {
     bool blocking_pushes;   /* asked for the blocking list (XEP-0191) */
     bool carbons;           /* XEP-0280 enabled */
     uint64_t client;        /* hash of what the client's installation calls itself (XEP-0388); 0: unknown */
+    uint64_t certificate;   /* hash of the one it logged in with (EXTERNAL); 0: in another way */
+    bool no_manager;        /* and it may not change the list of those (XEP-0257) */
     uint64_t archive_until; /* Bind 2: what is in MAM's view up to here the client fetches there; 0: nothing */
     bool resumable;
     bool detached; /* its connection is gone, it waits for resumption */

@@ -158,6 +158,7 @@ static void c2s_free(struct c2s *c)
     sasl_free(&c->sasl);
     c2s_login_free(c);
     c2s_forget_binding(c);
+    c2s_forget_certificate(c);
     c2s_signup_free(c);
     env_free(&c->request);
     session_clear(&c->session);

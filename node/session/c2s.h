@@ -116,6 +116,9 @@ struct c2s {
     uint64_t messages_ms; /* until then its messages so far take, at the allowed rate; loop_mono_ms */
     struct list held;     /* elements that came while waiting: struct held */
     struct sasl *sasl;
+    struct certificate *certificate;            /* the client's, until authentication; malloc, NULL: none */
+    uint64_t certificate_id;                    /* hash of the one by which it logged in; 0: in another way */
+    bool no_manager;                            /* and it may not change the list of those */
     struct login *login;                        /* NULL: SASL1, or over */
     struct sasl_binding *binding;               /* until authentication; malloc */
     unsigned attempts, offered, offered_tokens; /* bit sets of enum sasl_mech */
@@ -165,6 +168,8 @@ bool c2s_address_allowed(const struct c2s *c, const struct jid *user);
 /* The mechanism of this name begins with the client's first message, base64; NULL: none yet. */
 void c2s_sasl_begin(struct c2s *c, const char *mechanism, const char *initial);
 void c2s_sasl_fail(struct c2s *c, enum sasl_failure f);
+void c2s_checked(struct c2s *c, const struct envelope *e);
+void c2s_forget_certificate(struct c2s *c);
 void c2s_token_checked(struct c2s *c, enum err e, const void *responder, size_t n);
 
 /* c2s_sasl2.c */
@@ -195,7 +200,7 @@ bool c2s_upgrade(struct c2s *c); /* the next task, if there is one; false: none 
 void c2s_task_next(struct c2s *c, const struct xml *x);
 void c2s_task_data(struct c2s *c, const struct xml *x);
 void c2s_task_abort(struct c2s *c, const struct xml *x);
-void c2s_checked(struct c2s *c, const struct envelope *e);
+void c2s_upgrade_done(struct c2s *c, const struct envelope *e);
 
 /* c2s_fast.c: tokens (XEP-0484) */
 void c2s_fast_feature(const struct c2s *c, struct arena *a, struct xml *in); /* into <inline/> */

@@ -33,12 +33,33 @@ static void add_binding_types(struct arena *a, struct xml *f, const struct sasl_
         xml_set(a, xml_add(a, x, "channel-binding", NULL), "type", "tls-server-end-point");
 }
 
+static void note_certificate(struct c2s *c)
+{
+    struct certificate x;
+    c2s_forget_certificate(c);
+    if (!c->edge->config->sasl.external || !conn_certificate(c->conn, &x))
+        return;
+    c->certificate = xmalloc(sizeof x);
+    *c->certificate = x;
+}
+
+void c2s_forget_certificate(struct c2s *c)
+{
+    if (c->certificate)
+        certificate_clear(c->certificate);
+    free(c->certificate);
+    c->certificate = NULL;
+}
+
 static void add_mechanisms(struct c2s *c, struct arena *a, struct xml *f)
 {
     const struct sasl_binding *b = binding(c);
+    note_certificate(c);
     unsigned allowed = ~0u;
     if (!c->edge->config->sasl.plain)
         allowed &= ~(1u << SASL_PLAIN);
+    if (!c->certificate)
+        allowed &= ~(1u << SASL_EXTERNAL);
     if (!c->edge->config->sasl.fast)
         allowed &= ~(unsigned)SASL_TOKENS;
     unsigned offer = sasl_offer(b, allowed);
@@ -260,6 +281,7 @@ static void succeed(struct c2s *c)
         send_with_data(c, "success", data, n);
     sasl_free(&c->sasl);
     c2s_forget_binding(c);
+    c2s_forget_certificate(c);
     c->state = C2S_AUTHED;
     c2s_uncount(c);
     c2s_deadline(c, c->edge->config->c2s.bind_timeout_ms);
@@ -332,6 +354,21 @@ static void ask_keys(struct c2s *c)
     c2s_ask(c, &e);
 }
 
+static void ask_certificate(struct c2s *c)
+{
+    const struct certificate *x = c->certificate;
+    if (!x->current) {
+        c2s_sasl_fail(c, SASL_CREDENTIALS_EXPIRED); /* XEP-0257 section 3 */
+        return;
+    }
+    struct envelope *e = env_new(ENV_CERTIFICATE, sasl_user(c->sasl));
+    e->bytes = bytes_new(x->hash, sizeof x->hash);
+    e->flags = x->trusted && x->jid_count ? CERTIFICATE_TRUSTED : 0;
+    e->seq = ++c->question;
+    c2s_wait(c);
+    c2s_ask(c, &e);
+}
+
 /* Acts on what the mechanism says. While waiting the stream is held; every other outcome lets it go on. */
 static void run(struct c2s *c, enum sasl_status st)
 {
@@ -342,6 +379,9 @@ static void run(struct c2s *c, enum sasl_status st)
     switch (st) {
     case SASL_NEED_KEYS:
         ask_keys(c);
+        return;
+    case SASL_NEED_HOME:
+        ask_certificate(c);
         return;
     case SASL_NEED_TOKEN:
         c2s_token_check(c);
@@ -378,6 +418,21 @@ void c2s_keys(struct c2s *c, const struct envelope *e)
     run(c, sasl_keys(c->sasl, good ? &k : NULL, e->flags));
 }
 
+void c2s_checked(struct c2s *c, const struct envelope *e)
+{
+    if (!c->waiting || e->seq != c->question)
+        return;
+    if (c->state >= C2S_AUTHED) {
+        c2s_upgrade_done(c, e);
+    } else if (c->sasl && c->certificate) {
+        c2s_answered(c);
+        memcpy(&c->certificate_id, c->certificate->hash, sizeof c->certificate_id);
+        c->certificate_id += !c->certificate_id;
+        c->no_manager = e->flags & CERTIFICATE_NO_MANAGER;
+        run(c, sasl_home_checked(c->sasl, (enum err)e->code));
+    }
+}
+
 void c2s_token_checked(struct c2s *c, enum err e, const void *responder, size_t n)
 {
     run(c, sasl_token_checked(c->sasl, e, responder, n));
@@ -407,6 +462,9 @@ void c2s_sasl_begin(struct c2s *c, const char *mechanism, const char *initial)
         return;
     }
     c->sasl = sasl_new(m, c->offered, binding(c), c->host);
+    c->certificate_id = 0;
+    if (m == SASL_EXTERNAL)
+        sasl_identities(c->sasl, c->certificate->jids, c->certificate->jid_count, c->from);
     if (initial)
         step(c, initial);
     else

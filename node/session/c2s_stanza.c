@@ -22,6 +22,8 @@ void c2s_bind(struct c2s *c, struct stanza *iq)
     struct arena *a = arena_new();
     const struct jid *full = resource ? jid_with_resource(a, c->user, resource) : c->user;
     struct envelope *e = env_new(ENV_BIND, full);
+    e->flags = c->no_manager ? BIND_NO_MANAGER : 0;
+    e->origin = c->certificate_id;
     arena_free(&a);
     free(c->resume_token); /* reused: the id of the iq to answer */
     c->resume_token = xstrdup(iq->id);

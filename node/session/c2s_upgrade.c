@@ -156,10 +156,10 @@ void c2s_task_abort(struct c2s *c, const struct xml *x)
 }
 
 /* The client is who it says whether its keys could be kept or not. */
-void c2s_checked(struct c2s *c, const struct envelope *e)
+void c2s_upgrade_done(struct c2s *c, const struct envelope *e)
 {
     struct login *l = c->login;
-    if (!c->waiting || e->seq != c->question || !l || l->upgrade_step != UPGRADE_WRITING)
+    if (!l || l->upgrade_step != UPGRADE_WRITING)
         return;
     c2s_answered(c);
     log_info(&c->log, "keys-added", "jid", c->user->s, "hash", scram_name(task(l)), "result",

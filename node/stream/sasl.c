@@ -32,6 +32,7 @@ static const char *const mech_names[SASL_MECHS] = {
     [SASL_SCRAM_SHA256] = "SCRAM-SHA-256",
     [SASL_SCRAM_SHA1] = "SCRAM-SHA-1",
     [SASL_PLAIN] = "PLAIN",
+    [SASL_EXTERNAL] = "EXTERNAL",
     [SASL_HT_EXPR] = "HT-SHA-256-EXPR",
     [SASL_HT_ENDP] = "HT-SHA-256-ENDP",
     [SASL_HT_NONE] = "HT-SHA-256-NONE",
@@ -48,7 +49,7 @@ unsigned sasl_offer(const struct sasl_binding *b, unsigned allowed)
     if (!b->tls || (!b->exporter_len && !b->end_point_len))
         offer &= ~(unsigned)PLUS_MECHS;
     if (!b->tls)
-        offer &= ~(1u << SASL_PLAIN | SASL_TOKENS);
+        offer &= ~(1u << SASL_PLAIN | 1u << SASL_EXTERNAL | SASL_TOKENS);
     if (!b->exporter_len)
         offer &= ~(1u << SASL_HT_EXPR);
     if (!b->end_point_len)
@@ -92,6 +93,10 @@ void sasl_free(struct sasl **sp)
     wipe_free(s->nonce);
     wipe_free(s->client_first);
     wipe_free(s->server_first);
+    for (size_t i = 0; i < s->identity_count; i++)
+        jid_free(&s->identities[i]);
+    free(s->identities);
+    jid_free(&s->from);
     free(s->domain);
     jid_free(&s->user);
     OPENSSL_cleanse(s, sizeof *s);
@@ -159,10 +164,55 @@ static enum sasl_status token_first(struct sasl *s, const char *in, size_t n)
     return SASL_NEED_TOKEN;
 }
 
+void sasl_identities(struct sasl *s, const struct jid *const *jids, size_t n, const struct jid *from)
+{
+    s->identities = xcalloc(n + 1, sizeof *s->identities);
+    for (; s->identity_count < n; s->identity_count++)
+        s->identities[s->identity_count] = jid_bare(NULL, jids[s->identity_count]);
+    s->from = from ? jid_dup(NULL, from) : NULL;
+}
+
+static bool has_identity(const struct sasl *s, const struct jid *j)
+{
+    for (size_t i = 0; i < s->identity_count; i++)
+        if (jid_eq(s->identities[i], j))
+            return true;
+    return !s->identity_count; /* it names nobody: the account's list decides */
+}
+
+/* XEP-0178 section 2, steps 10 and 11: the authorization identity, or the only one there is. */
+static enum sasl_status external_first(struct sasl *s, const char *in, size_t n)
+{
+    if (n)
+        s->user = memchr(in, 0, n) ? NULL : jid_parse(NULL, in, n);
+    else if (s->identity_count > 1)
+        return sasl_fail(s, SASL_INVALID_AUTHZID);
+    else if (s->identity_count || s->from)
+        s->user = jid_dup(NULL, s->identity_count ? s->identities[0] : s->from);
+    if (!s->user)
+        return sasl_fail(s, n ? SASL_INVALID_AUTHZID : SASL_NOT_AUTHORIZED);
+    if (!jid_is_bare(s->user) || !s->user->local_len || !jid_domain_is(s->user, s->domain) || !has_identity(s, s->user))
+        return sasl_fail(s, SASL_INVALID_AUTHZID);
+    s->state = SASL_AT_HOME;
+    return SASL_NEED_HOME;
+}
+
+enum sasl_status sasl_home_checked(struct sasl *s, enum err e)
+{
+    if (s->state == SASL_AT_FAILURE)
+        return SASL_FAILURE;
+    CHECK(s->state == SASL_AT_HOME, "checked in state %d", (int)s->state);
+    if (e != OK)
+        return sasl_fail(s, e == ERR_NOT_FOUND ? SASL_NOT_AUTHORIZED : SASL_TEMPORARY_AUTH_FAILURE);
+    s->state = SASL_AT_SUCCESS;
+    return SASL_SUCCESS;
+}
+
 static enum sasl_status sasl_message(struct sasl *s, const char *in, size_t n)
 {
     if (s->state == SASL_AT_START)
         return s->mech == SASL_PLAIN         ? plain_first(s, in, n)
+               : s->mech == SASL_EXTERNAL    ? external_first(s, in, n)
                : 1u << s->mech & SASL_TOKENS ? token_first(s, in, n)
                                              : scram_first(s, in, n);
     if (s->state == SASL_AT_FINAL)

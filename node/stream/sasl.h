@@ -18,6 +18,7 @@ enum sasl_status {
     SASL_CONTINUE,     /* send sasl_out as challenge */
     SASL_NEED_KEYS,    /* ask the home of sasl_user for sasl_hash keys, then call sasl_keys */
     SASL_NEED_TOKEN,   /* ask the home of sasl_user to check sasl_token, then call sasl_token_checked */
+    SASL_NEED_HOME,    /* EXTERNAL: ask the home of sasl_user whether it fits, then call sasl_home_checked */
     SASL_NEED_HASHING, /* run sasl_hashing on the pool, then call sasl_hashed */
     SASL_SUCCESS,      /* send sasl_out (may be empty) as success; sasl_user is authenticated */
     SASL_FAILURE,      /* send sasl_failure */
@@ -60,8 +61,9 @@ enum sasl_mech {
     SASL_SCRAM_SHA256,
     SASL_SCRAM_SHA1,
     SASL_PLAIN,
-    SASL_HT_EXPR, /* bound to tls-exporter */
-    SASL_HT_ENDP, /* bound to tls-server-end-point */
+    SASL_EXTERNAL, /* the TLS client certificate, XEP-0178 */
+    SASL_HT_EXPR,  /* bound to tls-exporter */
+    SASL_HT_ENDP,  /* bound to tls-server-end-point */
     SASL_HT_NONE,
     SASL_MECHS,
 };
@@ -86,6 +88,10 @@ enum sasl_status sasl_step(struct sasl *s, const void *in, size_t n);
 enum sasl_status sasl_keys(struct sasl *s, const struct scram_keys *k, bool known);
 void sasl_hashing(struct sasl *s); /* blocking; on a pool thread; nobody else touches s meanwhile */
 enum sasl_status sasl_hashed(struct sasl *s);
+
+/* EXTERNAL, right after sasl_new: who the certificate names; who the stream's header claims (NULL: nobody). Copied. */
+void sasl_identities(struct sasl *s, const struct jid *const *jids, size_t n, const struct jid *from);
+enum sasl_status sasl_home_checked(struct sasl *s, enum err e); /* ERR_NOT_FOUND: it does not */
 
 /* What the client has sent, for the home. */
 struct sasl_token {

@@ -16,6 +16,7 @@ enum sasl_state {
     SASL_AT_START,
     SASL_AT_KEYS,
     SASL_AT_TOKEN,
+    SASL_AT_HOME,
     SASL_AT_HASHING,
     SASL_AT_FINAL,
     SASL_AT_SUCCESS,
@@ -34,6 +35,9 @@ struct sasl {
     bool known, fits; /* fits: the password gave the keys (PLAIN) */
     char password[SASL_PASSWORD_MAX + 1];
     uint8_t proof[SASL_PROOF_LEN]; /* HT */
+    const struct jid **identities; /* EXTERNAL: bare JIDs */
+    size_t identity_count;
+    const struct jid *from;
     /* SCRAM: strings of the exchange, from malloc */
     char *cbind;        /* what c= must say, in base64 */
     char *nonce;        /* client's and ours */

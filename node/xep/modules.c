@@ -35,6 +35,7 @@ const struct module *const modules[] = {
     &im_strangers,
     &xep_0199_ping,
     &xep_0202_time,
+    &xep_0257_certificates,
     &xep_0280_carbons,
     &xep_0313_mam,
     &xep_0357_push,

@@ -16,6 +16,7 @@ extern const struct module xep_0157_contact;
 extern const struct module xep_0191_blocking;
 extern const struct module xep_0199_ping;
 extern const struct module xep_0202_time;
+extern const struct module xep_0257_certificates;
 extern const struct module xep_0280_carbons;
 extern const struct module xep_0313_mam;
 extern const struct module xep_0357_push;

@@ -22,6 +22,11 @@ static enum sasl_status answer(struct sasl *s, enum sasl_status r, bool known)
         CHECK(sasl_user(s)->local_len && t.proof_len == 32 && t.binding_len <= 32, "token");
         r = sasl_token_checked(s, known ? ERR_NOT_FOUND : ERR_CLOSED, NULL, 0);
     }
+    if (r == SASL_NEED_HOME) {
+        CHECK(sasl_user(s)->local_len && jid_is_bare(sasl_user(s)) && jid_domain_is(sasl_user(s), "example.com"),
+              "user");
+        r = sasl_home_checked(s, ERR_NOT_FOUND);
+    }
     if (r == SASL_NEED_HASHING) {
         sasl_hashing(s);
         r = sasl_hashed(s);

@@ -197,9 +197,12 @@ class Raw:
 
     # -- TLS -----------------------------------------------------------------------------------------------------
 
-    def start_tls(self, alpn=None, sni=True, version=None):
-        """The handshake. version: the highest to offer, e.g. SSL.TLS1_2_VERSION."""
+    def start_tls(self, alpn=None, sni=True, version=None, certificate=None):
+        """The handshake. version: the highest to offer, e.g. SSL.TLS1_2_VERSION. certificate: the client's, .crt and .key."""
         context = SSL.Context(SSL.TLS_METHOD)
+        if certificate:
+            context.use_certificate_file(str(certificate.crt))
+            context.use_privatekey_file(str(certificate.key))
         context.set_verify(SSL.VERIFY_NONE, lambda *a: True)
         if version:
             context.set_max_proto_version(version)

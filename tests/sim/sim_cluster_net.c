@@ -206,6 +206,12 @@ size_t conn_end_point(const struct conn *c, uint8_t out[64])
     return conn_exporter(c, out);
 }
 
+bool conn_certificate(const struct conn *c, struct certificate *out)
+{
+    (void)c, (void)out;
+    return false;
+}
+
 size_t conn_unique(const struct conn *c, uint8_t out[64])
 {
     return conn_exporter(c, out);

@@ -419,7 +419,8 @@ static void test_offer(void **state)
     struct sasl_binding unbound = {.tls = true};
     assert_int_equal(sasl_offer(&tls, ALL), ALL);
     assert_int_equal(sasl_offer(&unbound, ALL), WITHOUT_PLUS & ~(1u << SASL_HT_EXPR | 1u << SASL_HT_ENDP));
-    assert_int_equal(sasl_offer(&plain_tcp, ALL), WITHOUT_PLUS & ~(1u << SASL_PLAIN | SASL_TOKENS));
+    assert_int_equal(sasl_offer(&plain_tcp, ALL),
+                     WITHOUT_PLUS & ~(1u << SASL_PLAIN | 1u << SASL_EXTERNAL | SASL_TOKENS));
     assert_int_equal(sasl_offer(&tls, 1u << SASL_PLAIN), 1u << SASL_PLAIN);
     for (enum sasl_mech m = 0; m < SASL_MECHS; m++) {
         assert_int_equal(sasl_find(sasl_mech_name(m), ALL), m);
