@@ -219,24 +219,27 @@ static int run_seeds(uint64_t from, uint64_t n, enum cs_bug bug)
     return failed != 0;
 }
 
-static const char *const bugs[CS_BUGS] = {
-    [CS_ACK_EARLY] = "acknowledged before the commit",
-    [CS_NO_FENCE] = "no fence",
-    [CS_NO_RESEND] = "nothing is sent again to a new home",
-    [CS_NO_DEDUP] = "a new home does not recognise repetitions",
+static const struct {
+    const char *name;
+    unsigned breaks; /* bit n: In is what it should break */
+} bugs[CS_BUGS] = {
+    [CS_ACK_EARLY] = {"acknowledged before the commit", 1u << 1},
+    [CS_NO_FENCE] = {"no fence", 1u << 1 | 1u << 2 | 1u << 3 | 1u << 4},
+    [CS_NO_RESEND] = {"nothing is sent again to a new home", 1u << 1 | 1u << 7},
+    [CS_NO_DEDUP] = {"a new home does not recognise repetitions", 1u << 2 | 1u << 3 | 1u << 4},
 };
 
-/* Each fault of the model breaks a promise under some seed. */
+/* Each fault of the model breaks its promise under some seed. */
 static bool caught(enum cs_bug bug)
 {
     for (uint64_t seed = 1; seed <= BUG_SEEDS; seed++) {
         int promise = run(seed, bug);
-        if (!promise)
+        if (!(promise > 0 && bugs[bug].breaks >> promise & 1))
             continue;
-        printf("%s: caught by seed %llu (I%d: %s)\n", bugs[bug], (unsigned long long)seed, promise, cs_.h.why);
+        printf("%s: caught by seed %llu (I%d: %s)\n", bugs[bug].name, (unsigned long long)seed, promise, cs_.h.why);
         return true;
     }
-    fprintf(stderr, "%s: not caught\n", bugs[bug]);
+    fprintf(stderr, "%s: not caught\n", bugs[bug].name);
     return false;
 }
 
