@@ -113,6 +113,7 @@ static void usage(FILE *to)
     fputs("Usage: rookery-bench SCENARIO [--OPTION [VALUE]]...     a file, or the name of one in " SCENARIO_DIR "\n"
           "       rookery-bench compare RESULT.json... [--html FILE]   medians by scenario and label\n"
           "       rookery-bench report RESULT.json [--html FILE]       the HTML report again\n"
+          "       rookery-bench plot FILE.json [--html FILE]           lines on axes, for scripts\n"
           "       rookery-bench check SCENARIO...                      is it right?\n"
           "       rookery-bench keys                                   what scenarios may say; figures\n\nOptions:\n",
           to);
@@ -346,6 +347,18 @@ static int do_report(int count, char **paths)
     return close_out(f) ? 0 : 2;
 }
 
+static int do_plot(int count, char **paths)
+{
+    json_error_t error;
+    json_t *page = count == 1 ? json_load_file(paths[0], 0, &error) : NULL;
+    FILE *f = page ? open_out(opt.html ? opt.html : "-") : NULL;
+    if (!f)
+        return 2;
+    html_plots(page, f);
+    json_decref(page);
+    return close_out(f) ? 0 : 2;
+}
+
 static int do_check(int count, char **paths)
 {
     bool fine = count > 0;
@@ -373,6 +386,8 @@ int main(int argc, char **argv)
         return do_compare(count - 1, words + 1);
     if (strcmp(words[0], "report") == 0)
         return do_report(count - 1, words + 1);
+    if (strcmp(words[0], "plot") == 0)
+        return do_plot(count - 1, words + 1);
     if (strcmp(words[0], "check") == 0)
         return do_check(count - 1, words + 1);
     if (count == 1)

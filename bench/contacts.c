@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAKE_TIMEOUT_S = 60 };
+enum { MAKE_TIMEOUT_S = 60, MAKE_AGAIN_S = 3 };
 
 static struct circle *circle(struct session *s)
 {
@@ -140,6 +140,7 @@ void make_start(struct session *s)
 void make_roster(struct session *s, const char *xml)
 {
     circle(s)->items = 0;
+    s->circle->make_asks = now_ns() + MAKE_AGAIN_S * SECOND;
     for (const char *item = xml; (item = strstr(item, "<item ")); item++)
         item_seen(s, item);
     for (unsigned i = 0; i < run.contacts; i++) {
@@ -186,8 +187,13 @@ void make_timeouts(struct lane *l, uint64_t now)
 {
     for (unsigned i = 0; i < l->slots && l->making; i++) {
         struct session *s = &l->sessions[i];
-        if (!s->circle || !s->circle->make_ends || (now < s->circle->make_ends && s->stage == ONLINE))
+        if (!s->circle || !s->circle->make_ends)
             continue;
+        if (now < s->circle->make_ends && s->stage == ONLINE) {
+            if (now > s->circle->make_asks && s->query == Q_NONE)
+                query_send(s, Q_MAKE_ROSTER, now);
+            continue;
+        }
         session_error(s, "roster or subscriptions could not be made in time");
         made(s);
     }

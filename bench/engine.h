@@ -52,6 +52,7 @@ struct circle {
     uint32_t sent;       /* own statuses */
     uint32_t last[64];   /* the newest status of each contact, plus 1 */
     unsigned items;      /* in the roster besides */
+    uint64_t make_asks;  /* when making looks at the roster again: some servers lose a subscription or a push */
     uint64_t make_ends;  /* when making gives up; 0: not at it */
     bool made;
 };

@@ -131,8 +131,7 @@ static void plots(const json_t *result, FILE *to)
               to);
     size_t n = kinds_of(result, names);
     if (n)
-        over_time(result, (struct plot){.title = "Done per second", .y_unit = "per second"}, NULL, names, n, true, 1,
-                  to);
+        over_time(result, (struct plot){.title = "Done", .y_unit = "per second"}, NULL, names, n, true, 1, to);
     over_time(result, (struct plot){.title = "Availability: served in time, by when it was due", .y_unit = "%"}, NULL,
               available, 1, false, 1, to);
     over_time(result, (struct plot){.title = "Sessions online", .y_unit = ""}, NULL, online, 1, false, 1, to);
@@ -230,13 +229,13 @@ static void fault_table(const json_t *result, FILE *to)
     const json_t *o, *list = json_object_get(result, "faults");
     if (!json_array_size(list))
         return;
-    fputs("<h2>Faults</h2><table><tr><th>command<th>at s<th>took s<th>exit<th>worst gap ms<th>worst second "
+    fputs("<h2>Faults</h2><table><tr><th><th>command<th>at s<th>took s<th>exit<th>worst gap ms<th>worst second "
           "%<th>seconds below "
           "99.9 %<th>never done</tr>\n",
           to);
     json_array_foreach(list, i, o)
     {
-        fputs("<tr>", to);
+        fprintf(to, "<tr><td>%zu</td>", i + 1);
         cell(text_of(o, "command"), NULL, to);
         for (size_t c = 0; c < sizeof columns / sizeof *columns; c++)
             number_cell(number_of(o, columns[c]), to);

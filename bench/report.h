@@ -13,6 +13,10 @@ void html_report(const json_t *result, FILE *to);
 void compare_print(const json_t *results, FILE *to); /* for the terminal; also valid Markdown */
 void compare_html(const json_t *results, FILE *to);
 
+/* plot.c: a page of plots that a script wants: {"title", "about", "plots": [{"title", "x", "y", "log_x", "log_y",
+ * "series": [{"name", "points": [[x, y], ...]}]}]}. */
+void html_plots(const json_t *page, FILE *to);
+
 /* svg.c: plots with axes. A series is drawn where its y is not NAN. */
 enum { SERIES_MAX = 20 };
 struct series {

@@ -154,8 +154,10 @@ static void frame(const struct plot *p, FILE *to)
             "font-size='12' fill='#444'><text x='%d' y='16' font-size='14' font-weight='600' fill='#222'>",
             WIDTH, HEIGHT, WIDTH, LEFT);
     html_text(p->title, to);
-    fprintf(to, "</text><text x='8' y='%d'>", TOP - 6);
-    html_text(p->y_unit, to);
+    if (*p->y_unit) {
+        fputs(", ", to);
+        html_text(p->y_unit, to);
+    }
     fprintf(to, "</text><text x='%d' y='%d' text-anchor='end'>", WIDTH - RIGHT, HEIGHT - 6);
     html_text(p->x_unit, to);
     fputs("</text>", to);
@@ -199,10 +201,10 @@ static void draw_marks(const struct plot *p, const struct axis *x, FILE *to)
             continue;
         fprintf(to,
                 "<line x1='%.1f' x2='%.1f' y1='%d' y2='%d' stroke='#b00020' stroke-dasharray='4 3'/>"
-                "<text x='%.1f' y='%d' fill='#b00020'>",
-                at, at, TOP, HEIGHT - BOTTOM, at + 4, TOP + 12);
+                "<text x='%.1f' y='%d' fill='#b00020'>fault %zu<title>",
+                at, at, TOP, HEIGHT - BOTTOM, at + 4, TOP + 12, i + 1);
         html_text(p->marks[i].text, to);
-        fputs("</text>", to);
+        fputs("</title></text>", to);
     }
 }
 
