@@ -66,6 +66,7 @@ struct session {
     bool leaves;    /* logs in only to leave */
     bool comes_new; /* its login is no return */
     bool inactive;
+    bool sent_away;                                    /* it left, or left last, because the scenario said so */
     bool orderly;                                      /* its stream was closed: there is nothing to resume */
     enum { STEP_ROSTER, STEP_ARCHIVE, STEP_END } step; /* of the login */
     uint64_t due;                                      /* of the login that is under way */
@@ -146,6 +147,8 @@ double lane_random(struct lane *l);
 /* An operation was due; it was done. n operations at once. */
 void op_due(struct lane *l, uint64_t due, unsigned n);
 void op_done(struct lane *l, enum kind kind, uint64_t due);
+/* The same with a latency that counts from later. */
+void op_done_since(struct lane *l, enum kind kind, uint64_t due, uint64_t since);
 void not_offered(unsigned bit);
 
 /* session.c */

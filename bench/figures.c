@@ -3,7 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
-const char *const kind_names[KINDS] = {"message", "ack", "login", "return", "presence", "archive", "roster", "ping"};
+const char *const kind_names[KINDS] = {"message",  "waited",  "ack",    "login", "return",
+                                       "presence", "archive", "roster", "ping"};
 
 const char *const counter_names[COUNTERS] = {"created",
                                              "sent",

@@ -9,10 +9,11 @@
 
 /* Operations with a latency, counted from when they were due. */
 enum kind {
-    KIND_MESSAGE,  /* until the partner has it */
-    KIND_ACK,      /* a message, from its sending until its acknowledgement (XEP-0198) */
-    KIND_LOGIN,    /* until presence is sent, the roster and the archive's newest are there (as the scenario wants) */
-    KIND_RETURN,   /* the same for a session that was cut off, or until it is resumed */
+    KIND_MESSAGE, /* until the partner has it */
+    KIND_WAITED,  /* a message one of whose two was away because the scenario sent it away; counted from their return */
+    KIND_ACK,     /* a message, from its sending until its acknowledgement (XEP-0198) */
+    KIND_LOGIN,   /* until presence is sent, the roster and the archive's newest are there (as the scenario wants) */
+    KIND_RETURN,  /* the same for a session that was cut off, or until it is resumed */
     KIND_PRESENCE, /* until one contact has it */
     KIND_ARCHIVE,  /* a page */
     KIND_ROSTER,

@@ -47,7 +47,12 @@ void op_due(struct lane *l, uint64_t due, unsigned n)
 
 void op_done(struct lane *l, enum kind kind, uint64_t due)
 {
-    uint64_t now = now_ns(), took = now > due ? now - due : 0;
+    op_done_since(l, kind, due, due);
+}
+
+void op_done_since(struct lane *l, enum kind kind, uint64_t due, uint64_t since)
+{
+    uint64_t now = now_ns(), took = now > since ? now - since : 0;
     struct second *second = second_of(l, due);
     second->done++;
     hist_add(&l->tally->latency[kind], took);
@@ -143,6 +148,17 @@ static struct session *next_to_make(struct lane *l)
     return NULL;
 }
 
+/* Messages are created whether there is a connection or not, unless the scenario itself sent the writer away. */
+static struct session *next_writer(struct lane *l, unsigned *cursor)
+{
+    for (unsigned i = 0; i < l->slots; i++) {
+        struct session *s = &l->sessions[(*cursor)++ % l->slots];
+        if (s->stage == ONLINE || !s->sent_away)
+            return s;
+    }
+    return NULL;
+}
+
 /* False: nobody was there to do it. */
 static bool perform(struct lane *l, enum activity a, const struct plan *plan, uint64_t due)
 {
@@ -160,8 +176,9 @@ static bool perform(struct lane *l, enum activity a, const struct plan *plan, ui
         if (s)
             make_start(s);
         return s;
-    case ACT_MESSAGE: /* they are created whether there is a connection or not */
-        return message_create(&l->sessions[(*cursor)++ % l->slots], due);
+    case ACT_MESSAGE:
+        s = next_writer(l, cursor);
+        return s && message_create(s, due);
     default:
         if (!(s = session_next(l, cursor, asks)))
             return false;

@@ -187,6 +187,12 @@ static void remember_id(struct inbox *in, uint32_t seq, uint32_t id)
     in->recent[seq % RECENT].id = id;
 }
 
+/* When it came back from where the scenario had sent it, or will. */
+static uint64_t returned(const struct session *s)
+{
+    return s->sent_away ? s->due : 0;
+}
+
 static void take(struct session *s, uint32_t seq, uint64_t due, uint32_t id)
 {
     struct tally *t = s->lane->tally;
@@ -203,8 +209,12 @@ static void take(struct session *s, uint32_t seq, uint64_t due, uint32_t id)
         in->highest = seq;
     in->received++;
     t->count[C_RECEIVED]++;
-    op_done(s->lane, KIND_MESSAGE, due);
     struct session *sender = partner(s);
+    uint64_t since = returned(s) > returned(sender) ? returned(s) : returned(sender);
+    if (due < since)
+        op_done_since(s->lane, KIND_WAITED, due, since);
+    else
+        op_done(s->lane, KIND_MESSAGE, due);
     if (!sender->client.counting_out)
         message_refill(sender);
 }

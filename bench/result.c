@@ -25,7 +25,7 @@ static void set_kind(json_t *o, const char *prefix, const struct hist *h, double
     set(o, name, (double)h->count, 0);
     snprintf(name, sizeof name, "%sper_s", prefix);
     set(o, name, seconds > 0 ? (double)h->count / seconds : 0, 1);
-    for (int q = 0; q < QUANTILES; q++) {
+    for (int q = 0; q < QUANTILES && h->count; q++) { /* nothing done is not "done at once" */
         snprintf(name, sizeof name, "%s%s_ms", prefix, quantiles[q].name);
         set(o, name, (double)hist_quantile(h, quantiles[q].q) / 1e6, 3);
     }

@@ -35,6 +35,7 @@ void session_leave(struct session *s, bool cut, uint64_t back_at)
 {
     s->back_at = back_at;
     s->orderly = !cut;
+    s->sent_away = back_at;
     if (cut)
         client_fail(&s->client, NULL);
     else
@@ -164,6 +165,7 @@ static void ended_unplanned(struct session *s, enum stage was, const char *why)
 {
     struct lane *l = s->lane;
     double delay = run.scenario.client.reconnect;
+    s->sent_away = false;
     l->tally->count[was == ONLINE ? C_CUT : C_FAILED_LOGINS]++;
     if (!l->why[0])
         snprintf(l->why, sizeof l->why, "user%u: %.200s", user_of(s), why);
