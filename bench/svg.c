@@ -5,7 +5,7 @@
 #include <string.h>
 
 /* The plot's frame inside of its picture. */
-enum { WIDTH = 860, HEIGHT = 260, LEFT = 70, RIGHT = 14, TOP = 34, BOTTOM = 40 };
+enum { WIDTH = 860, HEIGHT = 280, LEFT = 70, RIGHT = 14, TOP = 50, BOTTOM = 40 };
 static const char *const colours[] = {"#2563a8", "#c2571a", "#2f8f4e", "#8b3fa0", "#b8860b",
                                       "#00838f", "#ad1457", "#5d4037", "#607d8b", "#000000"};
 enum { COLOURS = sizeof colours / sizeof *colours };
@@ -208,16 +208,16 @@ static void draw_marks(const struct plot *p, const struct axis *x, FILE *to)
     }
 }
 
+/* Below the title. */
 static void legend(const struct plot *p, FILE *to)
 {
-    double at = WIDTH - RIGHT;
-    for (size_t i = p->series_count; i-- > 0 && p->series_count > 1;) {
-        at -= 9.0 + 7.0 * (double)strlen(p->series[i].name);
-        fprintf(to, "<rect x='%.1f' y='8' width='10' height='10' fill='%s'/><text x='%.1f' y='17'>", at - 12,
-                colours[i % COLOURS], at + 2);
+    double at = LEFT;
+    for (size_t i = 0; i < p->series_count && p->series_count > 1; i++) {
+        fprintf(to, "<rect x='%.1f' y='26' width='10' height='10' fill='%s'/><text x='%.1f' y='35'>", at,
+                colours[i % COLOURS], at + 14);
         html_text(p->series[i].name, to);
         fputs("</text>", to);
-        at -= 20;
+        at += 34 + 7.0 * (double)strlen(p->series[i].name);
     }
 }
 
