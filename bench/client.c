@@ -276,8 +276,8 @@ static void resume_answered(struct client *c, const char *xml)
 
 static void refused(struct client *c, const char *xml)
 {
-    char why[256];
-    snprintf(why, sizeof why, "unexpected: %.200s", xml);
+    char why[512];
+    snprintf(why, sizeof why, "unexpected: %.400s", xml);
     client_fail(c, why);
 }
 

@@ -112,7 +112,7 @@ struct lane {
     struct second *seconds;
     unsigned second_count;
     struct client_traffic traffic; /* counted so far */
-    char why[256];                 /* of the first failure */
+    char why[512];                 /* of the first failure */
 };
 
 /* The phases of the scenario, then these. */

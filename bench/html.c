@@ -30,7 +30,9 @@ static void number_cell(double v, FILE *to)
     if (!isfinite(v))
         fputs("<td class='n'>-</td>", to);
     else
-        fprintf(to, fabs(v - round(v)) < 1e-9 ? "<td class='n'>%.0f</td>" : "<td class='n'>%.4g</td>", v);
+        fprintf(to,
+                fabs(v - round(v)) < 1e-9 || fabs(v) >= 1000 ? "<td class='n'>%.0f</td>" : "<td class='n'>%.4g</td>",
+                v);
 }
 
 /* ---- plots over time ---- */

@@ -57,7 +57,7 @@ void session_error(struct session *s, const char *what)
 {
     s->lane->tally->count[C_ERRORS]++;
     if (!s->lane->why[0])
-        snprintf(s->lane->why, sizeof s->lane->why, "user%u: %.200s", user_of(s), what);
+        snprintf(s->lane->why, sizeof s->lane->why, "user%u: %.400s", user_of(s), what);
 }
 
 /* ---- coming ---- */
@@ -168,7 +168,7 @@ static void ended_unplanned(struct session *s, enum stage was, const char *why)
     s->sent_away = false;
     l->tally->count[was == ONLINE ? C_CUT : C_FAILED_LOGINS]++;
     if (!l->why[0])
-        snprintf(l->why, sizeof l->why, "user%u: %.200s", user_of(s), why);
+        snprintf(l->why, sizeof l->why, "user%u: %.400s", user_of(s), why);
     s->node++; /* the next one, if there are several */
     if (delay > 0 && run.phase < PHASE_CLOSE && !s->leaves)
         session_return_later(s, now_ns() + (uint64_t)(delay * (0.5 + lane_random(l)) * SECOND));

@@ -264,7 +264,7 @@ void svg_bars(const char *title, const char *unit, size_t count, const char *con
         fprintf(to, "</text><rect x='%d' y='%.0f' width='%.1f' height='16' fill='%s'/><text x='%.1f' y='%.0f'>", NAMES,
                 y, wide, colours[i % COLOURS], NAMES + wide + 6, y + 13);
         if (isfinite(values[i]))
-            fprintf(to, "%.4g %s", values[i], unit);
+            fprintf(to, values[i] >= 1000 ? "%.0f %s" : "%.4g %s", values[i], unit);
         else
             fputs("not measured", to);
         fputs("</text>", to);
