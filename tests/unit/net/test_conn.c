@@ -167,7 +167,7 @@ static void do_close(struct worker *w, void *arg)
 static void do_close_gently(struct worker *w, void *arg)
 {
     (void)w;
-    conn_close(&((struct owner *)arg)->c, 5000);
+    conn_close(&((struct owner *)arg)->c, 60000);
 }
 
 static void do_close_shortly(struct worker *w, void *arg)
