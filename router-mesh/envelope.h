@@ -94,6 +94,7 @@ struct creation {
 enum {
     BIND_2 = 1,
     BIND_NO_MANAGER = 2, /* as CERTIFICATE_NO_MANAGER */
+    BIND_ANONYMOUS = 4,  /* the account is this session's alone, and ends with it (XEP-0175) */
 };
 
 /* ENV_INVITE's codes; the account's JID is the target. */
@@ -116,6 +117,7 @@ enum {
     REG_HOME_DIED = 1, /* the home before is gone, or never knew the session: what it had not told anybody is to be told
                           again (presence) */
     REG_DETACHED = 2,  /* as ENV_DETACHED */
+    REG_ANONYMOUS = 4, /* as BIND_ANONYMOUS */
 };
 
 /* reg of a DELIVER that comes from another account's home: an error for what the session sent there. */

@@ -35,6 +35,7 @@ struct config_host {
     const char *certificate; /* absolute path */
     const char *key;
     enum strangers strangers;
+    bool anonymous; /* accounts of one session (XEP-0175) */
 };
 struct config_listen {
     const char *address; /* numeric; "::" by default */

@@ -67,6 +67,9 @@ const struct option config_options[] = {
         "PEM file: the certificate, then its chain. It is chosen by SNI; the first host's also serves clients without.",
         NEEDED),
     ITEM("hosts", config_host, key, OPTION_FILE, NULL, "PEM file: the certificate's private key.", NEEDED),
+    ITEM("hosts", config_host, anonymous, OPTION_BOOL, "no",
+         "Let anybody in without an account, under a name made up for one session (SASL ANONYMOUS, XEP-0175).",
+         .max = 1),
     ITEM("hosts", config_host, strangers, OPTION_ENUM, "as-global", "As `abuse.strangers`, for this host.",
          .words = host_strangers),
 

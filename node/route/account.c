@@ -85,7 +85,7 @@ void account_settle(struct account *a)
     lru_leave(a);
     if (!a->loaded || a->pins || a->session_count || a->wait_head || (a->mailbox && !mailbox_idle(a->mailbox)))
         return;
-    if (a->missing) {
+    if (a->missing || a->anonymous) {
         account_free(a); /* whether it exists is asked again next time */
         return;
     }
@@ -143,6 +143,20 @@ static void refuse_waiting(struct account *a)
             sm_unavailable(a->sm, &e);
         }
     }
+}
+
+/* No owner that storage knows, and none of another slot's: what is written for it is not found. */
+void account_anonymous(struct account *a)
+{
+    struct account_data nothing = {.owner = (int64_t)jid_slot(a->jid) << 40 | 0xffffffffff};
+    if (!a->missing)
+        return;
+    a->missing = false;
+    a->anonymous = true;
+    a->owner = nothing.owner;
+    a->mailbox = mailbox_new(a, &nothing);
+    if (a->sm->ring)
+        cluster_account_loaded(a, &nothing);
 }
 
 static void account_load(void *arg);

@@ -12,6 +12,8 @@ void account_wait(struct account *a, struct envelope **e);
 /* Frees the account when nothing holds it any more, or puts it where the oldest are dropped from. */
 void account_settle(struct account *a);
 void account_free_all(struct sm *s);
+/* One that is missing comes to be, without storage. */
+void account_anonymous(struct account *a);
 
 struct session *session_new(struct account *a, uint64_t id, struct addr at, const struct jid *full);
 /* Runs session_close hooks, gives back what it has in hand, forgets it. */

@@ -175,6 +175,8 @@ static void on_archive(void *arg, enum err err, uint64_t first, uint64_t last, u
 void handle_bind(struct account *a, struct envelope **ep)
 {
     struct envelope *e = *ep;
+    if (e->flags & BIND_ANONYMOUS)
+        account_anonymous(a);
     if (a->missing) {
         bind_refuse(a->sm, e, SE_NOT_ALLOWED);
     } else if (e->flags & BIND_2) {

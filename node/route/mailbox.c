@@ -694,7 +694,7 @@ void mailbox_receive(struct account *a, struct envelope **ep)
         bool online = message_targets(a, e, targets) > 0;
         bool lost_full = e->stanza_type == MESSAGE_NORMAL && e->target && !jid_is_bare(e->target) && !online &&
                          !account_session(a, e->target);
-        cx.keep = (e->flags & MSG_STORE) && !lost_full;
+        cx.keep = (e->flags & MSG_STORE) && !lost_full && !a->anonymous;
         cx.archive = cx.keep && !(e->flags & MSG_NO_PERMANENT);
         uint64_t origin = cx.keep && e->sender ? origin_key(e->sender, e->origin, false) : 0;
         bool again = origin && origin_seen(m, origin);
@@ -722,7 +722,7 @@ void mailbox_sent(struct account *a, struct session *se, struct envelope **ep)
         envelope_committed(a->sm, e);
         return;
     }
-    cx.archive = (e->flags & MSG_STORE) && !(e->flags & MSG_NO_PERMANENT);
+    cx.archive = (e->flags & MSG_STORE) && !(e->flags & MSG_NO_PERMANENT) && !a->anonymous;
     uint64_t origin = cx.archive ? origin_key(e->target, e->origin, true) : 0;
     bool again = origin && origin_seen(a->mailbox, origin);
     if (!again && refused_by_modules(&cx, true)) {

@@ -79,6 +79,8 @@ void handle_register(struct account *a, struct envelope *e)
     struct sm *s = a->sm;
     struct session *se = sm_session(s, e->session);
     struct registration r;
+    if (e->flags & REG_ANONYMOUS)
+        account_anonymous(a);
     if (a->missing) {
         kick(s, e, STREAM_NOT_AUTHORIZED);
         return;

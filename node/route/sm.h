@@ -87,6 +87,7 @@ struct account {
     struct sm *sm;
     const struct jid *jid; /* bare; malloc */
     bool loaded;
+    bool anonymous;                           /* only here, for as long as it has a session (XEP-0175) */
     bool missing;                             /* no such account (then loaded is true as well) */
     unsigned pins;                            /* work under way: not dropped meanwhile */
     struct inbox_msg *wait_head, **wait_tail; /* envelopes until it is loaded */

@@ -118,6 +118,7 @@ struct c2s {
     struct sasl *sasl;
     struct certificate *certificate;            /* the client's, until authentication; malloc, NULL: none */
     uint64_t certificate_id;                    /* hash of the one by which it logged in; 0: in another way */
+    bool anonymous;                             /* XEP-0175 */
     bool no_manager;                            /* and it may not change the list of those */
     struct login *login;                        /* NULL: SASL1, or over */
     struct sasl_binding *binding;               /* until authentication; malloc */
@@ -209,6 +210,7 @@ bool c2s_token_request(struct c2s *c); /* asks for a new one, if the client want
 void c2s_tokened(struct c2s *c, const struct envelope *e);
 
 /* c2s_stanza.c */
+uint32_t c2s_bind_flags(const struct c2s *c); /* BIND_* that follow from the login */
 void c2s_bind(struct c2s *c, struct stanza *iq);
 void c2s_bound(struct c2s *c, const struct envelope *e);
 void c2s_bound_as(struct c2s *c, const struct jid *full); /* the session begins */

@@ -33,6 +33,15 @@ static void add_binding_types(struct arena *a, struct xml *f, const struct sasl_
         xml_set(a, xml_add(a, x, "channel-binding", NULL), "type", "tls-server-end-point");
 }
 
+static bool host_anonymous(const struct c2s *c)
+{
+    const struct config *cf = c->edge->config;
+    for (size_t i = 0; i < cf->host_count; i++)
+        if (!strcmp(cf->hosts[i].domain, c->host))
+            return cf->hosts[i].anonymous;
+    return false;
+}
+
 static void note_certificate(struct c2s *c)
 {
     struct certificate x;
@@ -58,6 +67,8 @@ static void add_mechanisms(struct c2s *c, struct arena *a, struct xml *f)
     unsigned allowed = ~0u;
     if (!c->edge->config->sasl.plain)
         allowed &= ~(1u << SASL_PLAIN);
+    if (!host_anonymous(c))
+        allowed &= ~(1u << SASL_ANONYMOUS);
     if (!c->certificate)
         allowed &= ~(1u << SASL_EXTERNAL);
     if (!c->edge->config->sasl.fast)
@@ -249,7 +260,7 @@ static void send_with_data(struct c2s *c, const char *name, const void *data, si
 /* XEP-0388: the identity must be the one that the stream's header has claimed. */
 static bool as_claimed(const struct c2s *c)
 {
-    return !c->login || !c->from || jid_eq(c->from, sasl_user(c->sasl));
+    return !c->login || !c->from || sasl_mech(c->sasl) == SASL_ANONYMOUS || jid_eq(c->from, sasl_user(c->sasl));
 }
 
 static void move_home(struct c2s *c)
@@ -271,6 +282,7 @@ static void succeed(struct c2s *c)
         return;
     }
     c->user = jid_dup(NULL, sasl_user(c->sasl));
+    c->anonymous = sasl_mech(c->sasl) == SASL_ANONYMOUS;
     metric_add(M_LOGIN_TOTAL, 1);
     c2s_signup_free(c);
     log_info(&c->log, "authenticated", "jid", c->user->s, "peer", conn_peer(c->conn), "tls", conn_tls_info(c->conn));

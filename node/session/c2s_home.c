@@ -155,7 +155,7 @@ static void send_registration(struct c2s *c, uint32_t flags)
         flags |= REG_HOME_DIED; /* it may never have got it, and so have told nobody what it was to tell */
     struct envelope *e = env_new(ENV_REGISTER, s->jid);
     e->reg = ++s->reg;
-    e->flags = flags | (c->state == C2S_DETACHED ? REG_DETACHED : 0);
+    e->flags = flags | (c->state == C2S_DETACHED ? REG_DETACHED : 0) | (c->anonymous ? REG_ANONYMOUS : 0);
     e->bytes = registration_pack(&r);
     c2s_send(c, &e);
 }

@@ -133,7 +133,7 @@ static void ask_bind(struct c2s *c, const struct xml *bind)
     struct stanza *iq = stanza_new(STANZA_IQ, IQ_SET, NULL, NULL, "bind");
     xml_append(iq->x, xml_copy(iq->arena, bind));
     struct envelope *e = env_stanza_new(ENV_BIND, c->user, &iq);
-    e->flags = BIND_2 | (c->no_manager ? BIND_NO_MANAGER : 0);
+    e->flags = BIND_2 | c2s_bind_flags(c);
     e->origin = c->certificate_id;
     e->id = c->login->client;
     free(c->resume_token);

@@ -8,6 +8,11 @@ enum { MINUTE_MS = 60000 };
 
 /* ---- binding (RFC 6120 section 7) ---- */
 
+uint32_t c2s_bind_flags(const struct c2s *c)
+{
+    return (c->no_manager ? BIND_NO_MANAGER : 0) | (c->anonymous ? BIND_ANONYMOUS : 0);
+}
+
 void c2s_bind(struct c2s *c, struct stanza *iq)
 {
     const struct xml *bind = stanza_payload(iq);
@@ -22,7 +27,7 @@ void c2s_bind(struct c2s *c, struct stanza *iq)
     struct arena *a = arena_new();
     const struct jid *full = resource ? jid_with_resource(a, c->user, resource) : c->user;
     struct envelope *e = env_new(ENV_BIND, full);
-    e->flags = c->no_manager ? BIND_NO_MANAGER : 0;
+    e->flags = c2s_bind_flags(c);
     e->origin = c->certificate_id;
     arena_free(&a);
     free(c->resume_token); /* reused: the id of the iq to answer */
@@ -196,14 +201,17 @@ static bool forged_push(const struct stanza *s)
 
 enum { TO_OWN_HOME = PENDING_SELF, TO_ITS_HOME = PENDING_ROUTE };
 
-static bool is_host(const struct c2s *c, const struct jid *j)
+static bool is_local(const struct c2s *c, const struct jid *j)
 {
-    if (j->local_len)
-        return false;
     for (size_t i = 0; i < c->edge->config->host_count; i++)
         if (jid_domain_is(j, c->edge->config->hosts[i].domain))
             return true;
     return false;
+}
+
+static bool is_host(const struct c2s *c, const struct jid *j)
+{
+    return !j->local_len && is_local(c, j);
 }
 
 static unsigned ways(const struct c2s *c, const struct stanza *s)
@@ -263,6 +271,14 @@ static void send_ways(struct c2s *c, struct stanza **sp)
     if (self)
         c2s_send(c, &self);
     arena_free(&a);
+}
+
+/* XEP-0175 section 3: no other servers, and no relationships, which would outlive the session at the other end. */
+static bool beyond_guests(const struct c2s *c, const struct stanza *s)
+{
+    const struct xml *p = s->kind == STANZA_IQ && s->type == IQ_SET ? stanza_payload(s) : NULL;
+    bool subscription = s->kind == STANZA_PRESENCE && s->type >= PRESENCE_SUBSCRIBE && s->type <= PRESENCE_UNSUBSCRIBED;
+    return subscription || (p && !strcmp(p->ns, "jabber:iq:roster")) || (s->to && !is_local(c, s->to));
 }
 
 static void refuse(struct c2s *c, struct stanza *s, enum stanza_error e, const char *text)
@@ -339,6 +355,8 @@ void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x)
         refuse_blocked(c, s);
     else if (too_many(c, s))
         refuse(c, s, SE_RESOURCE_CONSTRAINT, "too many messages; wait a minute");
+    else if (c->anonymous && beyond_guests(c, s))
+        refuse(c, s, SE_FORBIDDEN, "not without an account");
     else if (s->to && forged_push(s) && !jid_eq_bare(s->to, c->session.jid) && !is_host(c, s->to))
         refuse(c, s, SE_SERVICE_UNAVAILABLE, NULL);
     else if ((refusal = c2s_signup_refusal(c, s)))

@@ -1,6 +1,7 @@
 #include "sasl_impl.h"
 
 #include <openssl/crypto.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,6 +34,7 @@ static const char *const mech_names[SASL_MECHS] = {
     [SASL_SCRAM_SHA1] = "SCRAM-SHA-1",
     [SASL_PLAIN] = "PLAIN",
     [SASL_EXTERNAL] = "EXTERNAL",
+    [SASL_ANONYMOUS] = "ANONYMOUS",
     [SASL_HT_EXPR] = "HT-SHA-256-EXPR",
     [SASL_HT_ENDP] = "HT-SHA-256-ENDP",
     [SASL_HT_NONE] = "HT-SHA-256-NONE",
@@ -208,11 +210,28 @@ enum sasl_status sasl_home_checked(struct sasl *s, enum err e)
     return SASL_SUCCESS;
 }
 
+/* A version 4 UUID. What the client says of itself (trace data) is of no use to anybody here. */
+static enum sasl_status anonymous_first(struct sasl *s)
+{
+    uint8_t r[16];
+    char name[37];
+    random_bytes(r, sizeof r);
+    r[6] = (uint8_t)((r[6] & 0x0f) | 0x40);
+    r[8] = (uint8_t)((r[8] & 0x3f) | 0x80);
+    snprintf(name, sizeof name, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", r[0], r[1],
+             r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12], r[13], r[14], r[15]);
+    if (!sasl_claim(s, name, ""))
+        return SASL_FAILURE;
+    s->state = SASL_AT_SUCCESS;
+    return SASL_SUCCESS;
+}
+
 static enum sasl_status sasl_message(struct sasl *s, const char *in, size_t n)
 {
     if (s->state == SASL_AT_START)
         return s->mech == SASL_PLAIN         ? plain_first(s, in, n)
                : s->mech == SASL_EXTERNAL    ? external_first(s, in, n)
+               : s->mech == SASL_ANONYMOUS   ? anonymous_first(s)
                : 1u << s->mech & SASL_TOKENS ? token_first(s, in, n)
                                              : scram_first(s, in, n);
     if (s->state == SASL_AT_FINAL)

@@ -61,9 +61,10 @@ enum sasl_mech {
     SASL_SCRAM_SHA256,
     SASL_SCRAM_SHA1,
     SASL_PLAIN,
-    SASL_EXTERNAL, /* the TLS client certificate, XEP-0178 */
-    SASL_HT_EXPR,  /* bound to tls-exporter */
-    SASL_HT_ENDP,  /* bound to tls-server-end-point */
+    SASL_EXTERNAL,  /* the TLS client certificate, XEP-0178 */
+    SASL_ANONYMOUS, /* RFC 4505, XEP-0175: sasl_user is made up */
+    SASL_HT_EXPR,   /* bound to tls-exporter */
+    SASL_HT_ENDP,   /* bound to tls-server-end-point */
     SASL_HT_NONE,
     SASL_MECHS,
 };

@@ -35,7 +35,7 @@ struct xml *disco_info_write(struct hook_ctx *cx, struct arena *ar, struct xml *
     if (server)
         identity(ar, query, "server", "im", "Rookery");
     else
-        identity(ar, query, "account", "registered", NULL);
+        identity(ar, query, "account", cx->account->anonymous ? "anonymous" : "registered", NULL);
     for (const struct module *const *m = cx->sm->modules; *m; m++)
         features(ar, query, server ? (*m)->features : (*m)->account_features);
     for (const struct module *const *m = cx->sm->modules; *m; m++)
