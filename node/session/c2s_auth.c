@@ -285,7 +285,8 @@ static void succeed(struct c2s *c)
     c->anonymous = sasl_mech(c->sasl) == SASL_ANONYMOUS;
     metric_add(M_LOGIN_TOTAL, 1);
     c2s_signup_free(c);
-    log_info(&c->log, "authenticated", "jid", c->user->s, "peer", conn_peer(c->conn), "tls", conn_tls_info(c->conn));
+    log_info(&c->log, "authenticated", "jid", c->user->s, "mechanism", sasl_mech_name(sasl_mech(c->sasl)), "peer",
+             conn_peer(c->conn), "tls", conn_tls_info(c->conn));
     if (c->login) {
         c->login->by_password = sasl_mech(c->sasl) <= SASL_PLAIN;
         c2s_login_data(c, data, n);

@@ -175,3 +175,12 @@ def test_resume(start, login, library, mode):
     c.expect("message", other.jid, "meanwhile")  # xmpp.js counts too few and gets some again: not ours to mend
     c.do("chat", other.jid, "after")
     assert text(other.expect("message", type="chat"), "body") == "after"
+
+
+def test_xmpp_js_comes_back_by_a_token(start, server):
+    """SASL2, Bind 2, FAST and resumption inline, by a client that has all of them."""
+    c = start("xmpp.js")
+    c.do("cut")
+    assert c.expect("resumed") == [c.jid]
+    logins = [line for line in server.log().splitlines() if "authenticated" in line and f"jid={c.bare}" in line]
+    assert len(logins) == 2 and "HT-SHA-256-NONE" in logins[1] and "HT-SHA-256-NONE" not in logins[0], logins
