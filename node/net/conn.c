@@ -382,7 +382,8 @@ static void visit_closing(struct conn *c)
         say_bye(c);
         push(c);
         say_bye(c);
-        push(c);
+        if (c->said_bye) /* else this could be the end of the output, with nothing behind it */
+            push(c);
     }
     bool done = !wants_write(c);
     if (c->dead || c->write_errno || !c->linger_ms || (done && c->eof)) {
