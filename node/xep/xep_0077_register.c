@@ -77,6 +77,8 @@ static enum hook_result change_password(struct hook_ctx *cx, const struct signup
     struct sm *s = cx->sm;
     if (!s->config->registration.change_password)
         return refuse(cx, SE_NOT_ALLOWED, "passwords are not changed in band here");
+    if (cx->session && cx->session->certificate) /* XEP-0257 5.1: it never had to know the one before */
+        return refuse(cx, SE_NOT_AUTHORIZED, "who logged in by certificate does not set the password");
     if (!r->username || !r->password)
         return refuse(cx, SE_BAD_REQUEST, "user name and password, please");
     if (!own_name(cx, r->username))

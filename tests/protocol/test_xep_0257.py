@@ -51,7 +51,7 @@ def external(ca):
     """A server that asks for certificates."""
     import rig
     from conftest import stop_cleanly
-    s = rig.new_server(sasl={"external": True, "external_ca": ca.crt})
+    s = rig.new_server(sasl={"external": True, "external_ca": ca.crt}, registration={"change_password": True})
     try:
         yield s.start()
         stop_cleanly(s)
@@ -239,6 +239,18 @@ def test_no_management(owner, open_with, make):
     assert bot.refused("set", append(make("more"), "more")) == "forbidden"
     assert bot.refused("set", f"<revoke xmlns='{CERT}'><name>bot</name></revoke>") == "forbidden"
     assert certificate_names(bot) == ["bot"]
+
+
+def test_no_new_password(owner, open_with, make):
+    raw = owner()
+    c = make("bot", raw.account.jid)
+    raw.result("set", append(c, "bot"))
+    bot = open_with(c)
+    assert good(bot, raw.account)
+    change = ("<query xmlns='jabber:iq:register'>"
+              f"<username>{raw.account.local}</username><password>a password of its own</password></query>")
+    assert bot.refused("set", change, to=bot.domain) == "not-authorized"
+    raw.result("set", change, to=raw.domain)
 
 
 def test_what_is_refused(owner, make, login, account, external):
