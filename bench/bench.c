@@ -311,6 +311,10 @@ static int do_run(const char *name)
     conduct(&m, opt.threads >= 1 ? (unsigned)opt.threads : (unsigned)sysconf(_SC_NPROCESSORS_ONLN),
             !opt.quiet && isatty(STDERR_FILENO));
     json_t *result = result_make(&m, opt.label);
+    if (!result) {
+        fprintf(stderr, "rookery-bench: a label or a command is not UTF-8\n");
+        return 2;
+    }
     bool ok = result_judge(result, &run.scenario);
     if (!opt.json || strcmp(opt.json, "-"))
         result_print(result, stdout);

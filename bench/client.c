@@ -501,12 +501,28 @@ void client_resume(struct client *c, const char *token, uint32_t handled)
     c->sm_handled = handled;
 }
 
+/* While nobody listens on a port from the range that the system chooses from, a connection to it on the same machine
+ * may be given that very port and meet itself; it would also keep the server from coming back. */
+static bool meets_itself(const struct client *c)
+{
+    struct sockaddr_storage own = {0}, peer = {0};
+    socklen_t own_len = sizeof own, peer_len = sizeof peer;
+    if (getsockname(c->fd, (struct sockaddr *)&own, &own_len) != 0 ||
+        getpeername(c->fd, (struct sockaddr *)&peer, &peer_len) != 0 || own_len != peer_len ||
+        memcmp(&own, &peer, own_len) != 0)
+        return false;
+    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
+    return true;
+}
+
 static void connected(struct client *c)
 {
     int err = 0;
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &(socklen_t){sizeof err});
     if (err) {
         client_fail(c, strerror(err));
+    } else if (meets_itself(c)) {
+        client_fail(c, "nobody listens");
     } else if (c->config->direct_tls) {
         start_tls(c);
     } else {

@@ -96,13 +96,6 @@ void contacts_new_session(struct session *s)
 
 /* ---- making ---- */
 
-static const struct plan *make_plan(void)
-{
-    static const struct plan none;
-    int at = run.phase;
-    return at >= 0 && at < MAX_PHASES ? &run.scenario.phases[at].plan[ACT_MAKE] : &none;
-}
-
 static void made(struct session *s)
 {
     if (!s->circle->make_ends)
@@ -158,7 +151,8 @@ void make_next(struct session *s)
 {
     if (!s->circle || !s->circle->make_ends || s->stage != ONLINE || s->query != Q_NONE)
         return;
-    if (s->circle->items < (unsigned)make_plan()->items)
+    const struct plan *plan = lane_plan(s->lane, ACT_MAKE);
+    if (plan && s->circle->items < (unsigned)plan->items)
         query_send(s, Q_MAKE_ITEM, now_ns());
     else if (all_subscribed(s))
         made(s);

@@ -99,6 +99,7 @@ struct lane {
     pthread_mutex_t lock;
     unsigned index, slots, first_user, online, logging_in, connected, making, made;
     int epoll_fd, phase;
+    uint64_t phase_start;
     bool done; /* with what the phase's until waits for */
     struct session *sessions;
     struct returning {
@@ -142,6 +143,8 @@ void lanes_start(unsigned threads);
 void lanes_stop(void);
 /* Until when the phase of now lasts, NEVER for phases behind the scenario's. */
 uint64_t phase_end(void);
+/* What the lane's phase wants of an activity; NULL: nothing. */
+const struct plan *lane_plan(const struct lane *l, enum activity a);
 /* A random number from 0 to below 1. */
 double lane_random(struct lane *l);
 /* An operation was due; it was done. n operations at once. */
@@ -163,6 +166,8 @@ void session_timeouts(struct lane *l, uint64_t now);
 void session_error(struct session *s, const char *what);
 
 /* message.c */
+/* The first so many sessions of a lane write. */
+unsigned message_writers(const struct lane *l, const struct plan *plan);
 bool message_create(struct session *s, uint64_t due);
 void message_flush(struct session *s);
 /* In a closed loop: as many as the window lets; else nothing. */

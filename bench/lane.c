@@ -68,6 +68,12 @@ static const struct phase *phase_now(const struct lane *l)
     return l->phase >= 0 && l->phase < MAX_PHASES ? &run.scenario.phases[l->phase] : NULL;
 }
 
+const struct plan *lane_plan(const struct lane *l, enum activity a)
+{
+    const struct phase *p = phase_now(l);
+    return p && p->plan[a].on ? &p->plan[a] : NULL;
+}
+
 uint64_t phase_end(void)
 {
     int at = run.phase;
@@ -95,7 +101,7 @@ static uint64_t next_due(struct lane *l, enum activity a)
     const struct phase *p = phase_now(l);
     double lanes = run.lane_count, *rate = (double *)p->plan[a].rate;
     double at = time_of(l->arrivals[a].next, rate[0] / lanes, rate[1] / lanes, p->seconds);
-    return at < p->seconds ? run.phase_start + (uint64_t)(at * (double)SECOND) : NEVER;
+    return at < p->seconds ? l->phase_start + (uint64_t)(at * (double)SECOND) : NEVER;
 }
 
 /* ---- what ---- */
@@ -149,10 +155,11 @@ static struct session *next_to_make(struct lane *l)
 }
 
 /* Messages are created whether there is a connection or not, unless the scenario itself sent the writer away. */
-static struct session *next_writer(struct lane *l, unsigned *cursor)
+static struct session *next_writer(struct lane *l, const struct plan *plan, unsigned *cursor)
 {
-    for (unsigned i = 0; i < l->slots; i++) {
-        struct session *s = &l->sessions[(*cursor)++ % l->slots];
+    unsigned writers = message_writers(l, plan);
+    for (unsigned i = 0; i < writers; i++) {
+        struct session *s = &l->sessions[(*cursor)++ % writers];
         if (s->stage == ONLINE || !s->sent_away)
             return s;
     }
@@ -177,7 +184,7 @@ static bool perform(struct lane *l, enum activity a, const struct plan *plan, ui
             make_start(s);
         return s;
     case ACT_MESSAGE:
-        s = next_writer(l, cursor);
+        s = next_writer(l, plan, cursor);
         return s && message_create(s, due);
     default:
         if (!(s = session_next(l, cursor, asks)))
@@ -236,6 +243,7 @@ static uint64_t tick_activity(struct lane *l, enum activity a, uint64_t now)
 static void enter_phase(struct lane *l, int at)
 {
     l->phase = at;
+    l->phase_start = run.phase_start;
     l->done = false;
     l->made = 0;
     const struct phase *p = phase_now(l);
@@ -255,6 +263,16 @@ static void enter_phase(struct lane *l, int at)
             client_send(&s->client, "<r xmlns='urn:xmpp:sm:3'/>", 26, 0);
         else if (at == PHASE_CLOSE && s->client.state != CLIENT_CLOSED)
             session_leave(s, false, 0);
+    }
+}
+
+/* What was due in the phase that has ended and was not yet issued: late it may be, left out it must not be. */
+static void finish_phase(struct lane *l, uint64_t end)
+{
+    for (int a = 0; a < ACTIVITIES && phase_now(l); a++) {
+        const struct plan *plan = lane_plan(l, (enum activity)a);
+        while (plan && (plan->rate[0] > 0 || plan->rate[1] > 0) && tick_activity(l, (enum activity)a, end) <= end)
+            ;
     }
 }
 
@@ -288,8 +306,10 @@ static uint64_t turn(struct lane *l, uint64_t now)
 {
     uint64_t next = now + TURN_MS * SECOND / 1000;
     int at = run.phase;
-    if (at != l->phase)
+    if (at != l->phase) {
+        finish_phase(l, run.phase_start);
         enter_phase(l, at);
+    }
     bring_back(l, now);
     for (int a = 0; a < ACTIVITIES && phase_now(l); a++) {
         uint64_t due = tick_activity(l, (enum activity)a, now);

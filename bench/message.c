@@ -35,13 +35,11 @@ static bool grow_ring(struct outbox *o)
     return true;
 }
 
-static const struct plan *message_plan(void)
+static const struct plan *message_plan(const struct lane *l)
 {
     static const struct plan none = {.body = 100, .ack_every = 1, .store = true};
-    int at = run.phase;
-    return at >= 0 && at < MAX_PHASES && run.scenario.phases[at].plan[ACT_MESSAGE].on
-               ? &run.scenario.phases[at].plan[ACT_MESSAGE]
-               : &none;
+    const struct plan *plan = lane_plan(l, ACT_MESSAGE);
+    return plan ? plan : &none;
 }
 
 static char *put_filler(char *at, int left)
@@ -57,7 +55,7 @@ static char *put_filler(char *at, int left)
 static void send_one(struct session *s, uint32_t seq)
 {
     enum { NUMBERS = 44 }; /* bytes of the body that are not filler */
-    const struct plan *plan = message_plan();
+    const struct plan *plan = message_plan(s->lane);
     struct outbound *m = outbound(&s->out, seq);
     struct client *c = &s->client;
     char text[9000], *at = text;
@@ -94,6 +92,12 @@ void message_flush(struct session *s)
     }
 }
 
+unsigned message_writers(const struct lane *l, const struct plan *plan)
+{
+    unsigned limit = 2 * (((unsigned)plan->pairs + run.lane_count - 1) / run.lane_count);
+    return limit && limit < l->slots ? limit : l->slots;
+}
+
 bool message_create(struct session *s, uint64_t due)
 {
     struct outbox *o = &s->out;
@@ -112,7 +116,8 @@ void message_refill(struct session *s)
     struct outbox *o = &s->out;
     int at = run.phase;
     const struct plan *plan = at >= 0 && at < MAX_PHASES ? &run.scenario.phases[at].plan[ACT_MESSAGE] : NULL;
-    if (!plan || !plan->on || plan->rate[0] > 0 || plan->rate[1] > 0 || now_ns() >= phase_end())
+    if (!plan || !plan->on || plan->rate[0] > 0 || plan->rate[1] > 0 || s->slot >= message_writers(s->lane, plan) ||
+        now_ns() >= phase_end())
         return;
     while (s->stage == ONLINE && s->client.state == CLIENT_READY &&
            o->created - (s->client.counting_out ? o->acked : partner(s)->in.received) < (uint32_t)plan->window)

@@ -17,13 +17,11 @@ bool xml_attribute(const char *xml, const char *name, char *out, size_t size)
     return n < size && snprintf(out, size, "%.*s", (int)n, at + 1) >= 0;
 }
 
-static const struct plan *archive_plan(void)
+static const struct plan *archive_plan(const struct session *s)
 {
     static const struct plan none = {.page = 50, .pages = 1};
-    int at = run.phase;
-    return at >= 0 && at < MAX_PHASES && run.scenario.phases[at].plan[ACT_ARCHIVE].on
-               ? &run.scenario.phases[at].plan[ACT_ARCHIVE]
-               : &none;
+    const struct plan *plan = lane_plan(s->lane, ACT_ARCHIVE);
+    return plan ? plan : &none;
 }
 
 /* A page that ends before that id; NULL: the newest. */
@@ -46,8 +44,8 @@ static int query_text(struct session *s, enum query query, char *out, size_t siz
     case Q_START_ARCHIVE:
         return archive_text(out, size, id, (unsigned)run.scenario.client.catch_up, NULL);
     case Q_ARCHIVE:
-        s->pages_left = (unsigned)archive_plan()->pages - 1;
-        return archive_text(out, size, id, (unsigned)archive_plan()->page, NULL);
+        s->pages_left = (unsigned)archive_plan(s)->pages - 1;
+        return archive_text(out, size, id, (unsigned)archive_plan(s)->page, NULL);
     case Q_MAKE_ITEM:
         return snprintf(out, size,
                         "<iq type='set' id='q%u'><query xmlns='jabber:iq:roster'><item jid='item%u@%.200s' "
@@ -93,7 +91,7 @@ static void page_read(struct session *s, const char *xml)
     s->query_due = now_ns();
     s->query_id++;
     op_due(s->lane, s->query_due, 1);
-    send_text(s, text, archive_text(text, sizeof text, s->query_id, (unsigned)archive_plan()->page, before));
+    send_text(s, text, archive_text(text, sizeof text, s->query_id, (unsigned)archive_plan(s)->page, before));
 }
 
 static enum activity activity_of(enum query q)

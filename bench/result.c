@@ -113,7 +113,8 @@ static json_t *make_figures(const struct measured *m)
     if (!server_roles())
         return o;
     set(o, "server_pss_kib", m->all.kib, 0);
-    if (m->all.online && m->kib_before > 0)
+    if (m->all.online && m->kib_before > 0 &&
+        m->all.kib > m->kib_before) /* else a heap shrank that others had filled */
         set(o, "pss_kib_per_session", (m->all.kib - m->kib_before) / m->all.online, 2);
     if (m->logins_with_cpu)
         set(o, "server_cpu_us_per_login", m->login_cpu * 1e6 / (double)m->logins_with_cpu, 2);

@@ -90,6 +90,7 @@ static const struct key plan_keys[] = {
     {"rate", RANGE, F(rate), 0, 1e7, "a second, all sessions together; [from, to] is a ramp", .of = RATED},
     {"parallel", WHOLE, F(parallel), 1, 1e6, "so many at a time", .of = A(CONNECT) | A(LOGIN) | A(MAKE)},
     {"window", WHOLE, F(window), 1, 256, "without rate: so many on their way per session", .of = A(MESSAGE)},
+    {"pairs", WHOLE, F(pairs), 0, 5e5, "so many pairs write, at least one a thread; 0: all", .of = A(MESSAGE)},
     {"body", WHOLE, F(body), 44, 8192, "bytes of a message's body", .of = A(MESSAGE)},
     {"ack_every", WHOLE, F(ack_every), 1, 256, "with sm: an acknowledgement is asked for so often", .of = A(MESSAGE)},
     {"store", WORD, F(store), 0, 0, "false: messages carry <no-store/> (XEP-0334)", YES_NO, A(MESSAGE)},
@@ -485,6 +486,8 @@ bool scenario_check(const struct scenario *s, FILE *errors)
             if (p->plan[a].on && a != ACT_RECONNECT && p->plan[a].rate[0] <= 0 && p->plan[a].rate[1] <= 0)
                 mistakes++, fprintf(errors, "%s: phase %s: %s needs a rate\n", s->name, p->name, activity_names[a]);
     }
+    if ((long)s->sessions % 2)
+        mistakes++, fprintf(errors, "%s: sessions must be even: they are pairs\n", s->name);
     if (s->client.resume && !s->client.sm)
         mistakes++, fprintf(errors, "%s: client: resume needs sm\n", s->name);
     return mistakes == 0;

@@ -38,6 +38,7 @@ struct plan {
     double rate[2];  /* a second, all sessions together, at the phase's begin and end; 0: no open loop */
     double parallel; /* so many at a time (connect, login, make) */
     double window;   /* so many on their way per session, without a rate (message) */
+    double pairs;    /* so many of them write; 0: all (message) */
     double body, ack_every;
     double page, pages;
     double share;    /* per cent of the sessions, all at once, without a rate (reconnect) */
