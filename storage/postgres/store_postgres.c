@@ -425,11 +425,18 @@ static void shard_free(struct shard *s)
     free(s);
 }
 
+static bool is_conninfo(const char *s)
+{
+    PQconninfoOption *o = PQconninfoParse(s, NULL);
+    PQconninfoFree(o);
+    return o != NULL;
+}
+
 static enum err shard_prepare(struct shard *s, unsigned shards, uint8_t secret[32], char **why)
 {
     struct pg_conn c = {.conninfo = s->conninfo, .log = s->log};
     if (!pg_connect(&c, false, why))
-        return ERR_CLOSED;
+        return is_conninfo(s->conninfo) ? ERR_CLOSED : ERR_INVALID;
     enum err e = pg_schema_open(&c, s->index, shards, secret, why);
     if (e != OK && PQstatus(c.pg) != CONNECTION_OK)
         e = ERR_CLOSED;

@@ -491,8 +491,8 @@ static void test_refused(void **state)
     two.shard_count = 2;
     down(f);
     refused(&none, ERR_INVALID, "conninfo");
-    refused(&away, ERR_IO, "no connection");
-    refused(&bad, ERR_IO, "conninfo");
+    refused(&away, ERR_CLOSED, "no connection");
+    refused(&bad, ERR_INVALID, "conninfo");
     refused(&two, ERR_INVALID, "shard 1 of 1");
     sql(f, "update schema_version set version = 99, min_code_version = 98");
     refused(&one, ERR_INVALID, "schema version 99");
