@@ -2,8 +2,8 @@
  * Two links in one process, on loopback: what a 300-byte envelope costs from link_send to the callback. CPU is that of
  * all threads of both sides, user and system.
  *
- *     micro_link [seconds]    prints a row of Markdown per case: tls and nng; 2,000/s, full speed with one envelope and
- *                             with 64 a frame
+ *     micro_link [seconds]    prints a row of Markdown per case: 2,000/s, full speed with one envelope and with 64 a
+ * frame
  *
  * What the paced sender takes only to sleep and wake is measured beforehand and subtracted.
  */
@@ -84,21 +84,19 @@ static void on_ahead(void *arg, uint64_t epoch)
     (void)epoch;
 }
 
-static void side_open(struct side *s, uint32_t node, enum link_transport transport)
+static void side_open(struct side *s, uint32_t node)
 {
     static const struct link_ops ops = {on_frame, on_peer, on_ahead};
     char name[16], listen_at[32], peer_at[32], certificate[64], key[64], ca[64], *why = NULL;
-    uint32_t port = PORT + 2 * transport;
     snprintf(name, sizeof name, "node%u", node);
-    snprintf(listen_at, sizeof listen_at, "127.0.0.1:%u", port + node);
-    snprintf(peer_at, sizeof peer_at, "127.0.0.1:%u", port + 3 - node);
+    snprintf(listen_at, sizeof listen_at, "127.0.0.1:%u", PORT + node);
+    snprintf(peer_at, sizeof peer_at, "127.0.0.1:%u", PORT + 3 - node);
     snprintf(certificate, sizeof certificate, "%s/node%u.pem", dir, node);
     snprintf(key, sizeof key, "%s/node%u.key", dir, node);
     snprintf(ca, sizeof ca, "%s/ca.pem", dir);
     const struct link_config c = {.node = node,
                                   .incarnation = node,
                                   .name = name,
-                                  .transport = transport,
                                   .listen = listen_at,
                                   .certificate = certificate,
                                   .key = key,
@@ -158,8 +156,8 @@ static int compare(const void *a, const void *b)
 
 typedef uint64_t sender(struct side *, uint64_t, size_t);
 
-static void measure(const char *transport, const char *what, struct side *a, struct side *b, sender *send,
-                    size_t envelopes, unsigned seconds, double pace_cpu)
+static void measure(const char *what, struct side *a, struct side *b, sender *send, size_t envelopes, unsigned seconds,
+                    double pace_cpu)
 {
     b->frames = 0;
     uint64_t from = now_us(), cpu = cpu_us(), n = send(a, from + seconds * 1000000u, envelopes * ENVELOPE);
@@ -169,7 +167,7 @@ static void measure(const char *transport, const char *what, struct side *a, str
     double used = (double)(cpu_us() - cpu) - pace_cpu * (double)n;
     size_t samples = n < SAMPLES ? n : SAMPLES;
     qsort(b->latency_us, samples, sizeof *b->latency_us, compare);
-    printf("| %s | %s | %.0f | %.0f | %.2f |", transport, what, sum / wall * 1e6, sum * ENVELOPE / wall, used / sum);
+    printf("| %s | %.0f | %.0f | %.2f |", what, sum / wall * 1e6, sum * ENVELOPE / wall, used / sum);
     if (send == send_paced)
         printf(" %u | %u |\n", b->latency_us[samples / 2], b->latency_us[samples - 1 - samples / 100]);
     else
@@ -177,18 +175,18 @@ static void measure(const char *transport, const char *what, struct side *a, str
     fflush(stdout);
 }
 
-static void run(const char *name, enum link_transport transport, unsigned seconds)
+static void run(unsigned seconds)
 {
     struct side a = {0}, b = {0};
-    side_open(&a, 1, transport);
-    side_open(&b, 2, transport);
+    side_open(&a, 1);
+    side_open(&b, 2);
     while (!a.up || !b.up)
         usleep(1000);
     uint64_t cpu = cpu_us(), n = send_paced(NULL, now_us() + 1000000, 0);
     double pace_cpu = (double)(cpu_us() - cpu) / (double)n;
-    measure(name, "2,000/s", &a, &b, send_paced, 1, seconds, pace_cpu);
-    measure(name, "full, 1 a frame", &a, &b, send_all, 1, seconds, 0);
-    measure(name, "full, 64 a frame", &a, &b, send_all, PER_FRAME, seconds, 0);
+    measure("2,000/s", &a, &b, send_paced, 1, seconds, pace_cpu);
+    measure("full, 1 a frame", &a, &b, send_all, 1, seconds, 0);
+    measure("full, 64 a frame", &a, &b, send_all, PER_FRAME, seconds, 0);
     link_free(&a.link);
     link_free(&b.link);
     free(a.latency_us);
@@ -201,10 +199,9 @@ int main(int argc, char **argv)
     char command[64];
     log_level_set(LOG_ERROR);
     certificates();
-    printf("| transport | load | envelopes/s | MB/s | CPU us an envelope | p50 us | p99 us "
-           "|\n|---|---|---|---|---|---|---|\n");
-    run("tls", LINK_TLS, seconds);
-    run("nng", LINK_NNG, seconds);
+    printf("| load | envelopes/s | MB/s | CPU us an envelope | p50 us | p99 us "
+           "|\n|---|---|---|---|---|---|\n");
+    run(seconds);
     snprintf(command, sizeof command, "rm -rf %s", dir);
     return system(command) != 0;
 }

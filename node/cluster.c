@@ -159,7 +159,6 @@ static enum err link_open(struct cluster *c, char **why)
         .node = c->node->id,
         .incarnation = c->incarnation,
         .name = cf->cluster.node,
-        .transport = (enum link_transport)cf->cluster.transport,
         .listen = listen,
         .certificate = cf->cluster.certificate,
         .key = cf->cluster.key,

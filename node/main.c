@@ -223,8 +223,7 @@ static bool same_cluster(const struct config *a, const struct config *b)
            same(a->cluster.certificate, b->cluster.certificate) && same(a->cluster.key, b->cluster.key) &&
            same(a->cluster.ca, b->cluster.ca) && same(a->cluster.secret, b->cluster.secret) &&
            a->cluster.heartbeat_ms == b->cluster.heartbeat_ms && a->cluster.lease_ms == b->cluster.lease_ms &&
-           a->cluster.fence_ms == b->cluster.fence_ms && a->cluster.transport == b->cluster.transport &&
-           a->cluster.max_queue == b->cluster.max_queue;
+           a->cluster.fence_ms == b->cluster.fence_ms && a->cluster.max_queue == b->cluster.max_queue;
 }
 
 static bool same_postgres(const struct config *a, const struct config *b)

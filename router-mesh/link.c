@@ -24,8 +24,6 @@ enum {
     QUIET_MS = 60 * 1000, /* the same refusal again */
 };
 
-static const struct transport_ops *const transports[] = {[LINK_TLS] = &link_tls, [LINK_NNG] = &link_nng};
-
 uint64_t link_now_us(void)
 {
     struct timespec t;
@@ -95,7 +93,7 @@ void link_message_write(struct peer *p, void *out, size_t n)
 static void pump(void *arg)
 {
     struct peer *p = arg;
-    p->owner->transport->pump(p);
+    transport_pump(p);
 }
 
 void link_pump_later(struct peer *p)
@@ -206,7 +204,7 @@ void inlet_remove(struct inlet *in)
 static void inlet_drop(struct inlet *in)
 {
     inlet_remove(in);
-    in->owner->transport->drop(in);
+    transport_drop(in);
 }
 
 void inlet_add(struct link *l, struct inlet *in)
@@ -233,8 +231,7 @@ void inlet_add(struct link *l, struct inlet *in)
 /* The newest connection of a peer counts; the one before may be half dead. */
 static void inlet_accept(struct inlet *in, struct peer *p)
 {
-    const struct transport_ops *t = in->owner->transport;
-    const char *why = t->named && !t->named(in, p->name) ? "certificate of another"
+    const char *why = !transport_named(in, p->name)      ? "certificate of another"
                       : in->hello.serial <= p->serial_in ? "hello used before"
                                                          : NULL;
     if (why) {
@@ -356,15 +353,14 @@ void inlet_message(struct inlet *in, const void *message, size_t n)
 
 static void tick_peer(struct peer *p, uint64_t now)
 {
-    const struct transport_ops *t = p->owner->transport;
     if (p->up && now - p->heard_ms > SILENCE_MS)
         set_up(p, false);
     if (now > p->confirmed_ms && now - p->confirmed_ms > p->redial_ms) {
         p->confirmed_ms = now;
         p->redial_ms = p->redial_ms * 2 < REDIAL_MAX_MS ? p->redial_ms * 2 : REDIAL_MAX_MS;
-        t->dial(p);
+        transport_dial(p);
     }
-    if (t->ready(p))
+    if (transport_ready(p))
         flow_tick(&p->flow, now);
     link_pump_later(p);
 }
@@ -419,7 +415,7 @@ static void peer_start(struct link *l, struct peer *p)
 {
     list_add_tail(&l->active, &p->link);
     p->confirmed_ms = link_now_ms();
-    l->transport->dial(p);
+    transport_dial(p);
     list_for_each (n, &l->inlets) {
         struct inlet *in = container_of(n, struct inlet, link);
         if (in->state == INLET_WAITING && in->hello.node == p->node && in->hello.incarnation == p->incarnation) {
@@ -436,7 +432,7 @@ static void peer_stop(struct link *l, struct peer *p)
         set_up(p, false);
     if (p->in)
         inlet_refuse(p->in, "no member any more");
-    l->transport->hang_up(p);
+    transport_hang_up(p);
     peer_free(p);
 }
 
@@ -495,7 +491,6 @@ static void *run(void *arg)
 static struct link *link_alloc(const struct link_config *c, const struct link_ops *ops, void *arg)
 {
     struct link *l = xcalloc(1, sizeof *l);
-    l->transport = transports[c->transport];
     l->ops = *ops;
     l->arg = arg;
     l->node = c->node;
@@ -524,7 +519,7 @@ static bool link_start(struct link *l, const struct link_config *c, char **why)
         *why = xstrdup("node, incarnation or secret missing or too short");
         return false;
     }
-    if (!l->transport->start(l, c, why))
+    if (!transport_start(l, c, why))
         return false;
     l->threaded = !pthread_create(&l->thread, NULL, run, l);
     if (!l->threaded)
@@ -557,14 +552,14 @@ void link_free(struct link **lp)
         loop_stop(l->loop);
         pthread_join(l->thread, NULL);
     }
-    l->transport->stop(l);
+    transport_stop(l);
     inbox_free(&l->inbox);
     list_for_each_safe (n, &l->inlets)
         inlet_drop(container_of(n, struct inlet, link));
     for (size_t i = 0; i < l->peer_count; i++)
         peer_stop(l, l->peers[i]);
     free(l->peers);
-    l->transport->free(l);
+    transport_free(l);
     loop_free(&l->loop);
     pthread_rwlock_destroy(&l->lock);
     OPENSSL_cleanse(l->secret, l->secret_len);

@@ -11,9 +11,6 @@
  *
  * Peers are authenticated twice: TLS with the cluster's own CA in both directions, where each one's certificate must
  * bear its node name; then an HMAC with the cluster's secret over who speaks to whom (link_wire.h).
- *
- * link.c knows no transport. There are two (link_transport.h): LINK_TLS is the one to use. LINK_NNG is there for
- * comparison: it sees only the listener's certificate name and does not survive connections cut under load.
  */
 #ifndef ROOKERY_LINK_H
 #define ROOKERY_LINK_H
@@ -28,16 +25,13 @@ struct link;
 
 enum { LINK_SECRET_MIN = 16 };
 
-enum link_transport { LINK_TLS, LINK_NNG }; /* all nodes the same */
-
 struct link_config {
     uint32_t node;                      /* 1.. */
     uint64_t incarnation;               /* of this life of the process; never 0 */
     const char *name;                   /* the node's name; the certificate bears it as subject alternative name */
-    enum link_transport transport;      /* 0: LINK_TLS */
     const char *listen;                 /* "address:port", "[address]:port"; numeric */
-    const char *certificate, *key, *ca; /* files, PEM; the certificate is for servers and clients. LINK_TLS reads them
-                                           again for new connections when they have changed */
+    const char *certificate, *key, *ca; /* files, PEM; the certificate is for servers and clients. read again for new
+                                           connections when they have changed */
     const uint8_t *secret;              /* the same on all nodes; LINK_SECRET_MIN bytes or more */
     size_t secret_len;
     uint32_t max_queue_bytes; /* per peer, sent and not acknowledged; 0: 64 MiB */

@@ -17,7 +17,7 @@
 
 #include <stdatomic.h>
 
-/* A message fits one TLS record; why it should: link_nng.c. A longer frame goes alone. */
+/* A message fits one TLS record. A longer frame goes alone. */
 enum { FLOW_PING_MS = 200, FLOW_MESSAGE_MAX = 12 * 1024, FLOW_FRAME_COST = 64 };
 
 struct flow_frame {

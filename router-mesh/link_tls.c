@@ -436,7 +436,7 @@ static void dial(struct outlet *o)
     }
 }
 
-static void tls_dial(struct peer *p)
+void transport_dial(struct peer *p)
 {
     if (!p->out) {
         p->out = xcalloc(1, sizeof *p->out);
@@ -448,7 +448,7 @@ static void tls_dial(struct peer *p)
     dial(p->out);
 }
 
-static void tls_hang_up(struct peer *p)
+void transport_hang_up(struct peer *p)
 {
     struct outlet *o = p->out;
     if (!o)
@@ -463,7 +463,7 @@ static void tls_hang_up(struct peer *p)
 
 /* ---- sending ---- */
 
-static bool tls_ready(const struct peer *p)
+bool transport_ready(const struct peer *p)
 {
     return p->out && p->out->conn.open && !p->out->conn.out.len;
 }
@@ -480,7 +480,7 @@ static void write_message(struct outlet *o, size_t n)
 }
 
 /* One run of messages; the rest when the socket takes more. */
-static void tls_pump(struct peer *p)
+void transport_pump(struct peer *p)
 {
     struct outlet *o = p->out;
     size_t n = 0;
@@ -523,12 +523,12 @@ static void on_outlet(void *arg, unsigned events)
     if (why)
         outlet_failed(o, why);
     else
-        tls_pump(o->peer);
+        transport_pump(o->peer);
 }
 
 /* ---- connections that come, what they bring ---- */
 
-static void tls_drop(struct inlet *in)
+void transport_drop(struct inlet *in)
 {
     struct arrival *a = container_of(in, struct arrival, inlet);
     timer_stop(in->owner->loop, &a->more);
@@ -537,7 +537,7 @@ static void tls_drop(struct inlet *in)
     free(a);
 }
 
-static bool tls_named(const struct inlet *in, const char *name)
+bool transport_named(const struct inlet *in, const char *name)
 {
     return certificate_bears(&container_of(in, struct arrival, inlet)->conn, name);
 }
@@ -598,7 +598,7 @@ static void on_arrival(void *arg, unsigned events)
     if (in->peer)
         log_info(&in->owner->log, "connection ended", "peer", in->peer->name, "reason", why);
     inlet_remove(in);
-    tls_drop(in);
+    transport_drop(in);
 }
 
 static void accept_again(void *arg)
@@ -646,7 +646,7 @@ static int listen_on(const char *address)
     return -1;
 }
 
-static bool tls_start(struct link *l, const struct link_config *lc, char **why)
+bool transport_start(struct link *l, const struct link_config *lc, char **why)
 {
     struct carrier *c = l->carrier = xcalloc(1, sizeof *c);
     const char *what;
@@ -670,7 +670,7 @@ static bool tls_start(struct link *l, const struct link_config *lc, char **why)
     return true;
 }
 
-static void tls_stop(struct link *l)
+void transport_stop(struct link *l)
 {
     struct carrier *c = l->carrier;
     if (!c)
@@ -684,7 +684,7 @@ static void tls_stop(struct link *l)
     }
 }
 
-static void tls_free(struct link *l)
+void transport_free(struct link *l)
 {
     struct carrier *c = l->carrier;
     if (!c)
@@ -696,15 +696,3 @@ static void tls_free(struct link *l)
         free(c->files[i]);
     free(c);
 }
-
-const struct transport_ops link_tls = {
-    .start = tls_start,
-    .stop = tls_stop,
-    .free = tls_free,
-    .dial = tls_dial,
-    .hang_up = tls_hang_up,
-    .ready = tls_ready,
-    .pump = tls_pump,
-    .named = tls_named,
-    .drop = tls_drop,
-};

@@ -1,7 +1,6 @@
 /*
  * Between the link and what carries its messages. link.c has the peers, their queues (link_flow.h) and decides who may
- * come in; a transport, link_tls.c or link_nng.c, makes connections and moves whole messages through them. Messages may
- * be lost with a connection.
+ * come in; link_tls.c makes connections and moves whole messages through them. Messages may be lost with a connection.
  *
  * All of it belongs to the link's thread, except for what stands under the lock. Connections go one way: of the two
  * between a pair of nodes each has dialled one, to send.
@@ -53,35 +52,34 @@ struct inlet {
     uint64_t deadline_ms; /* to be closed then; accepted ones have none */
 };
 
-struct transport_ops {
-    /* Listens. False: *why. stop follows either way. */
-    bool (*start)(struct link *l, const struct link_config *c, char **why);
-    /* The link's thread has ended: from now on nothing is pushed into the inbox. */
-    void (*stop)(struct link *l);
-    /* The peers are gone and the inbox is. */
-    void (*free)(struct link *l);
+/* ---- link_tls.c ---- */
 
-    /* Makes a connection to p, and again when it ends: link_connected. Dialled again: throw away what there is. */
-    void (*dial)(struct peer *p);
-    /* p goes. */
-    void (*hang_up)(struct peer *p);
-    /* There is a connection that takes messages. */
-    bool (*ready)(const struct peer *p);
-    /* Something may wait to be sent: link_message_size, link_message_write. */
-    void (*pump)(struct peer *p);
+/* Listens. False: *why. stop follows either way. */
+bool transport_start(struct link *l, const struct link_config *c, char **why);
+/* The link's thread has ended: from now on nothing is pushed into the inbox. */
+void transport_stop(struct link *l);
+/* The peers are gone and the inbox is. */
+void transport_free(struct link *l);
 
-    /* Does the certificate of the other side bear this name? NULL: cannot be known. */
-    bool (*named)(const struct inlet *in, const char *name);
-    /* Close it; link.c has forgotten it. */
-    void (*drop)(struct inlet *in);
-};
+/* Makes a connection to p, and again when it ends: link_connected. Dialled again: throw away what there is. */
+void transport_dial(struct peer *p);
+/* p goes. */
+void transport_hang_up(struct peer *p);
+/* There is a connection that takes messages. */
+bool transport_ready(const struct peer *p);
+/* Something may wait to be sent: link_message_size, link_message_write. */
+void transport_pump(struct peer *p);
 
-extern const struct transport_ops link_tls, link_nng;
+/* Does the certificate of the other side bear this name? */
+bool transport_named(const struct inlet *in, const char *name);
+/* Close it; link.c has forgotten it. */
+void transport_drop(struct inlet *in);
+
+/* ---- link.c ---- */
 
 enum { LINK_REFUSALS = 64 };
 
 struct link {
-    const struct transport_ops *transport;
     struct link_ops ops;
     void *arg;
     uint32_t node;

@@ -15,7 +15,6 @@
 
 enum listen_mode { LISTEN_STARTTLS, LISTEN_TLS, LISTEN_AUTO }; /* AUTO: recognised by the first bytes */
 enum bind_conflict { CONFLICT_REPLACE, CONFLICT_REJECT, CONFLICT_RENAME };
-enum cluster_transport { TRANSPORT_TLS, TRANSPORT_NNG };
 enum contact_role {
     CONTACT_ABUSE,
     CONTACT_ADMIN,
@@ -115,8 +114,7 @@ struct config {
         const char *node; /* this node's name; NULL: a single node, and nothing else here has a meaning */
         const char *listen;
         uint16_t port;
-        const char *advertise; /* "host:port" or "[IPv6]:port", what the others dial; never NULL */
-        enum cluster_transport transport;
+        const char *advertise;                     /* "host:port" or "[IPv6]:port", what the others dial; never NULL */
         const char *certificate, *key, *ca;        /* absolute paths, all there when node is */
         const char *secret;                        /* absolute path; its file has 32 to 4096 bytes */
         uint32_t heartbeat_ms, lease_ms, fence_ms; /* heartbeat < fence < lease */

@@ -16,7 +16,6 @@ static const char *const registration_whats[] = {"any", "register", "remove", NU
 static const char *const drivers[] = {"sqlite", "postgres", "memory", NULL};
 static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
 static const char *const log_formats[] = {"logfmt", "json", NULL};
-static const char *const transports[] = {"tls", "nng", NULL};
 static const char *const contact_roles[] = {"abuse",    "admin",  "feedback", "sales",
                                             "security", "status", "support",  NULL};
 static const char *const strangers[] = {"allowed", "refused", NULL};
@@ -156,11 +155,6 @@ const struct option config_options[] = {
     OPTION(cluster, port, OPTION_PORT, "5290", "TCP port for the other nodes.", .min = 1, .max = 65535),
     OPTION(cluster, advertise, OPTION_ENDPOINT, NULL,
            "Where the others find this node; without it `listen` and `port`, which then may not be every address."),
-    OPTION(
-        cluster, transport, OPTION_ENUM, "tls",
-        "What carries the link, on all nodes the same. `nng` is there for comparison: it does not survive connections "
-        "that are cut under load.",
-        .words = transports),
     OPTION(cluster, certificate, OPTION_FILE, NULL,
            "PEM file: this node's certificate for the link, for its name, as server and as client."),
     OPTION(cluster, key, OPTION_FILE, NULL, "PEM file: that certificate's private key."),

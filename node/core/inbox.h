@@ -1,5 +1,5 @@
 /*
- * The one way into a worker from outside its thread: other workers, nng callbacks, the blocking pool,
+ * The one way into a worker from outside its thread: other workers, the link's thread, the blocking pool,
  * storage threads. Lock-free, many producers, one consumer; order per producer is kept.
  */
 #ifndef ROOKERY_INBOX_H

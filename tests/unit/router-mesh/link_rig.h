@@ -18,10 +18,6 @@
 
 #include <cmocka.h>
 
-#ifndef RIG_TRANSPORT
-#define RIG_TRANSPORT LINK_TLS
-#endif
-
 enum { RIG_NODES = 4, PROXY_PAIRS = 16 };
 
 struct rig_node {
@@ -156,7 +152,6 @@ static void rig_start(struct rig_node *n, uint32_t id, uint64_t incarnation, con
     snprintf(listen_at, sizeof listen_at, "127.0.0.1:%u", n->port);
     struct link_config c = over ? *over : (struct link_config){0};
     c.node = id;
-    c.transport = RIG_TRANSPORT;
     c.incarnation = incarnation;
     c.name = n->name;
     c.listen = listen_at;

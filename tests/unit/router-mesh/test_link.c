@@ -1,5 +1,4 @@
-/* Two or three links over real sockets: order, exactly once, who may not come in. test_link_nng.c is this file again,
- * with the other transport. */
+/* Two or three links over real sockets: order, exactly once, who may not come in. */
 #include "core/metrics.h"
 #include "link_rig.h"
 
@@ -633,22 +632,17 @@ int main(void)
         cmocka_unit_test(test_wrong_secret),
         cmocka_unit_test(test_no_stranger),
         cmocka_unit_test(test_oversize),
-    };
-    const struct CMUnitTest more[] = {
-        /* what nng 1.5.2 does not know */
         cmocka_unit_test(test_silent_holders_leave),
         cmocka_unit_test(test_no_certificate),
         cmocka_unit_test(test_first_words),
         cmocka_unit_test(test_borrowed_certificate),
         cmocka_unit_test(test_renewed_certificate),
         cmocka_unit_test(test_host_name),
-        /* KNOWN DEFECT in link_nng.c */
         cmocka_unit_test(test_oversize_received),
         cmocka_unit_test(test_fifty_cuts),
         cmocka_unit_test(test_one_way_refused),
         cmocka_unit_test(test_one_way_silent),
         cmocka_unit_test(test_queue_limit),
     };
-    int failed = cmocka_run_group_tests(tests, begin, end);
-    return RIG_TRANSPORT == LINK_TLS ? failed + cmocka_run_group_tests(more, begin, end) : failed;
+    return cmocka_run_group_tests(tests, begin, end);
 }
