@@ -67,9 +67,11 @@ struct c2s_session {
     struct csi *csi;    /* XEP-0352: the client is inactive, with what is held for it (c2s_csi.c); NULL: active */
     /* In a cluster, for a home that does not know the session (c2s_home.c) */
     uint64_t reg, known; /* registrations so far; the last one that a home has answered, with ENV_STATE */
-    struct bytes *state; /* ENV_STATE; NULL: none */
-    uint8_t *token_hash; /* 32 bytes when resumable; malloc */
-    uint64_t *seen;      /* archive ids given to the client: in hand, or arrived and above the watermark */
+    uint64_t former_incarnation, former_ms; /* of the home before, which then still was in the ring */
+    uint32_t former_node;                   /* 0: none */
+    struct bytes *state;                    /* ENV_STATE; NULL: none */
+    uint8_t *token_hash;                    /* 32 bytes when resumable; malloc */
+    uint64_t *seen; /* archive ids given to the client: in hand, or arrived and above the watermark */
     uint32_t seen_count, seen_cap, seen_arrived; /* the first seen_arrived of them have arrived */
     uint64_t seen_max;
 };

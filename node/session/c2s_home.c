@@ -9,7 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ARRIVED_MAX = 1000 }; /* ids kept after their arrival, when the watermark stays behind */
+enum {
+    ARRIVED_MAX = 1000, /* ids kept after their arrival, when the watermark stays behind */
+    FORMER_MS = 120000, /* by then the ring knows whether the home before was alive, also after a failover */
+};
 
 /* ---- questions before binding ---- */
 
@@ -166,6 +169,30 @@ void c2s_register(struct c2s *c, uint32_t flags)
     pending_again(c, NULL, c->edge->ring);
 }
 
+/* A home that is still in the ring may have died before it learned that it is none any more, with what others had told
+ * it in hand. The ring says so later. */
+static bool former_died(struct c2s *c, const struct ring *now)
+{
+    struct c2s_session *s = &c->session;
+    if (!s->former_node || ring_alive(now, s->former_node, s->former_incarnation))
+        return false;
+    s->former_node = 0;
+    return loop_mono_ms(c->edge->loop) - s->former_ms < FORMER_MS;
+}
+
+static void register_moved(struct c2s *c, const struct ring *before, const struct ring *now)
+{
+    struct c2s_session *s = &c->session;
+    const struct ring_member *old = ring_owner(before, jid_slot(s->jid));
+    bool alive = old && ring_alive(now, old->node, old->incarnation), died = former_died(c, now);
+    if (alive) {
+        s->former_node = old->node;
+        s->former_incarnation = old->incarnation;
+        s->former_ms = loop_mono_ms(c->edge->loop);
+    }
+    send_registration(c, alive && !died ? 0 : REG_HOME_DIED);
+}
+
 void c2s_home_changed(struct c2s *c, const struct ring *before, const struct ring *now)
 {
     if (c->state == C2S_DEAD)
@@ -176,10 +203,10 @@ void c2s_home_changed(struct c2s *c, const struct ring *before, const struct rin
     }
     if (!before || (c->state != C2S_BOUND && c->state != C2S_DETACHED))
         return;
-    const struct jid *own = c->session.jid;
-    const struct ring_member *old = ring_owner(before, jid_slot(own));
-    if (moved(own, before, now))
-        send_registration(c, old && ring_alive(now, old->node, old->incarnation) ? 0 : REG_HOME_DIED);
+    if (moved(c->session.jid, before, now))
+        register_moved(c, before, now);
+    else if (former_died(c, now))
+        send_registration(c, REG_HOME_DIED);
     pending_again(c, before, now);
 }
 
