@@ -27,6 +27,7 @@ struct store_client {
     /* The worker's alone. */
     struct store_req *head, **tail; /* calls in order; callbacks run from the head while it is done */
     uint32_t pending;               /* this client's part of store.queued */
+    uint64_t epoch;                 /* store_client_epoch; UINT64_MAX: none */
     bool held;                      /* between store_hold and store_release */
     struct store_req *first, *last; /* held back for the driver */
 };
@@ -45,6 +46,7 @@ static struct store_req *req_new(struct store_client *c, enum store_op op, const
 {
     struct store_req *r = xcalloc(1, sizeof *r + len + 1);
     r->client = c;
+    r->epoch = c->epoch;
     r->op = op;
     r->arg = arg;
     if (len)
@@ -613,6 +615,7 @@ struct store_client *store_client_new(struct store *s, struct inbox *inbox)
     c->store = s;
     c->inbox = inbox;
     c->tail = &c->head;
+    c->epoch = UINT64_MAX;
     atomic_init(&c->refs, 1);
     pthread_mutex_init(&c->lock, NULL);
     pthread_mutex_lock(&s->lock);
@@ -648,6 +651,28 @@ void store_fence_set(struct store *s, const struct store_fence *f)
 {
     if (s->driver->fence)
         s->driver->fence(s->db, f);
+}
+
+void store_client_epoch(struct store_client *c, uint64_t epoch)
+{
+    c->epoch = epoch;
+}
+
+void store_fence_since(uint64_t since[RING_SLOTS], const struct store_fence *before, const struct store_fence *now)
+{
+    bool gap = now->incarnation != before->incarnation || now->epoch > before->epoch + 1;
+    for (unsigned i = 0; i < RING_SLOTS; i++) {
+        uint64_t bit = UINT64_C(1) << i % 64;
+        if (now->slots[i / 64] & bit && (gap || !(before->slots[i / 64] & bit)))
+            since[i] = now->epoch;
+    }
+}
+
+bool store_fence_allows(const struct store_fence *f, const uint64_t since[RING_SLOTS], const struct store_req *r)
+{
+    if (r->op == OP_ACCOUNT_CREATE || r->op == OP_ACCOUNT_DELETE || r->op == OP_CREDENTIALS_SET)
+        return true;
+    return f->slots[r->slot / 64] >> r->slot % 64 & 1 && r->epoch >= since[r->slot];
 }
 
 size_t store_shards(const struct store *s)

@@ -69,6 +69,10 @@ struct store_fence {
  * Any thread; copied. Epochs only grow within an incarnation.
  */
 void store_fence_set(struct store *s, const struct store_fence *f);
+/* What c is called to write from now on is written by this ring. When the slot has been another's since then, by what
+ * store_fence_set was told (or may have been, when an epoch was left out), it ends with ERR_FENCED, also if the slot
+ * has come back: meanwhile somebody else may have written the same. Without a call c knows no ring and is not asked. */
+void store_client_epoch(struct store_client *c, uint64_t epoch);
 
 typedef void store_done_fn(void *arg, enum err e);
 

@@ -69,6 +69,7 @@ struct store_req {
     struct arena *arena; /* store_req_arena */
     enum store_op op;
     bool done;          /* store.c */
+    uint64_t epoch;     /* store_client_epoch */
     uint64_t called_us; /* writes: when */
     union {
         store_done_fn *done;
@@ -125,6 +126,12 @@ struct store_req {
 
     char text[]; /* the one string most calls have: bare JID, domain, contact, value's key, peer, full JID */
 };
+
+/* For drivers with a fence. since: the epoch from which on each slot that is this node's has been so without a break.
+ */
+void store_fence_since(uint64_t since[RING_SLOTS], const struct store_fence *before, const struct store_fence *now);
+/* May this write be done, or is it bound to a home that is another one, or was meanwhile? */
+bool store_fence_allows(const struct store_fence *f, const uint64_t since[RING_SLOTS], const struct store_req *r);
 
 struct store_driver {
     const char *name;

@@ -181,7 +181,8 @@ struct shard {
     uint32_t writes_out[2], phase;  /* writes not done, called before and after the global read that waits */
     bool global_waits;
     struct store_fence fence;
-    uint64_t fence_calls; /* 0: no fence */
+    uint64_t since[RING_SLOTS]; /* store_fence_since */
+    uint64_t fence_calls;       /* 0: no fence */
     bool closing;
     int64_t close_by;    /* monotonic us: what the database has not taken by then is given up; 0: not closing */
     int64_t maintain_at; /* monotonic us: when a reader looks after partitions and leftovers */

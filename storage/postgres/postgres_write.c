@@ -165,28 +165,21 @@ static enum outcome batch_try(struct writer *w, struct store_req **ops, size_t n
 
 /* ---- the fence ---- */
 
-/* What is bound to the home of its slot; the rest comes from administration. */
-static bool bound(enum store_op op)
-{
-    return op != OP_ACCOUNT_CREATE && op != OP_ACCOUNT_DELETE && op != OP_CREDENTIALS_SET;
-}
-
 static size_t drop_foreign(struct writer *w, struct store_req **ops, size_t n)
 {
     struct shard *s = w->shard;
+    size_t kept = 0;
     pthread_mutex_lock(&s->lock);
     w->fenced = s->fence_calls;
     w->fence_calls = s->fence_calls;
     w->fence = s->fence;
-    pthread_mutex_unlock(&s->lock);
-    size_t kept = 0;
     for (size_t i = 0; i < n; i++) {
-        unsigned slot = ops[i]->slot;
-        if (!w->fenced || !bound(ops[i]->op) || w->fence.slots[slot / 64] >> slot % 64 & 1)
+        if (!w->fenced || store_fence_allows(&s->fence, s->since, ops[i]))
             ops[kept++] = ops[i];
         else
             ops[i]->err = ERR_FENCED;
     }
+    pthread_mutex_unlock(&s->lock);
     return kept;
 }
 

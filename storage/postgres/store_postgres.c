@@ -369,6 +369,7 @@ static void pg_fence(void *arg, const struct store_fence *f)
         struct shard *s = db->shards[i];
         pthread_mutex_lock(&s->lock);
         if (f->incarnation != s->fence.incarnation || f->epoch >= s->fence.epoch) {
+            store_fence_since(s->since, &s->fence, f);
             s->fence = *f;
             s->fence_calls++;
         }

@@ -109,6 +109,7 @@ struct cs_db {
     uint64_t commit_at, answer_at;
     bool fenced; /* the batch was refused, a new fence is waited for */
     struct store_fence fence;
+    uint64_t since[RING_SLOTS];
     uint64_t fences;
 };
 

@@ -139,15 +139,9 @@ static void batch_collect(struct cs_db *db)
         db->commit_at = latency(s);
 }
 
-static bool bound(enum store_op op)
-{
-    return op != OP_ACCOUNT_CREATE && op != OP_ACCOUNT_DELETE && op != OP_CREDENTIALS_SET;
-}
-
 static bool owns(const struct cs_db *db, const struct store_req *r)
 {
-    return db->node == CS_OBSERVER || db->cs->bug == CS_NO_FENCE || !bound(r->op) ||
-           (db->fence.slots[r->slot / 64] >> r->slot % 64 & 1);
+    return db->node == CS_OBSERVER || db->cs->bug == CS_NO_FENCE || store_fence_allows(&db->fence, db->since, r);
 }
 
 static bool may_write(const struct cs_db *db)
@@ -302,6 +296,7 @@ static void db_fence(void *arg, const struct store_fence *f)
     struct cs_db *db = arg;
     if (db->fences && f->incarnation == db->fence.incarnation && f->epoch < db->fence.epoch)
         return;
+    store_fence_since(db->since, &db->fence, f);
     db->fence = *f;
     db->fences++;
     if (db->fenced) /* tried again, without what is not ours any more */

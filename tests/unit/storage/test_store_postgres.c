@@ -166,6 +166,36 @@ static void test_fence_epoch(void **state)
     assert_int_equal(store_shard_stats(f->s, 0).fenced, 1);
 }
 
+/* What was called by an old ring is not written when its slot has been another's meanwhile, or may have been. */
+static void test_fence_of_a_slot_that_came_back(void **state)
+{
+    struct fixture *f = *state;
+    struct worker *w = f->w;
+    int64_t owner = new_owner(w, "alice@a.example");
+    struct store_fence fence = {.node = 3, .incarnation = 9, .epoch = 5}, without;
+    slot_add(&fence, w, "alice@a.example");
+    sql(f, "insert into fence(node_id, incarnation, epoch) values (3, 9, 5), (3, 9, 7), (3, 9, 8), (3, 9, 10)");
+    store_fence_set(f->s, &fence);
+    store_client_epoch(w->c, 5);
+    assert_int_equal(put(w, owner, item(1, 0, "b@b.example")), OK);
+    without = (struct store_fence){.node = 3, .incarnation = 9, .epoch = 6};
+    store_fence_set(f->s, &without);
+    fence.epoch = 7;
+    store_fence_set(f->s, &fence);
+    assert_int_equal(put(w, owner, item(2, 0, "b@b.example")), ERR_FENCED);
+    store_client_epoch(w->c, 7);
+    assert_int_equal(put(w, owner, item(3, 0, "b@b.example")), OK);
+    fence.epoch = 8;
+    store_fence_set(f->s, &fence); /* it has kept the slot */
+    assert_int_equal(put(w, owner, item(4, 0, "b@b.example")), OK);
+    fence.epoch = 10;
+    store_fence_set(f->s, &fence);
+    assert_int_equal(put(w, owner, item(5, 0, "b@b.example")), ERR_FENCED);
+    store_client_epoch(w->c, 10);
+    assert_int_equal(put(w, owner, item(6, 0, "b@b.example")), OK);
+    assert_int_equal(sql(f, "select count(*) from archive"), 4);
+}
+
 /* Whoever takes the fence away waits for a batch that runs, and a batch that comes meanwhile for him. */
 static void test_fence_waits(void **state)
 {
@@ -540,6 +570,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_fence_removed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fence_epoch, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_fence_of_a_slot_that_came_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fence_waits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_old_generation, setup, teardown),
         cmocka_unit_test_setup_teardown(test_terminated_backends, setup, teardown),
