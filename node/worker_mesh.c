@@ -34,7 +34,15 @@ struct frame {
     struct bytes *payload;
 };
 
+/* A worker's c2s that is not heard, since it has not yet begun afresh. */
+struct deaf {
+    struct list link;
+    struct addr to;
+    uint64_t incarnation;
+};
+
 struct worker_mesh {
+    struct list deaf;                           /* struct deaf */
     struct list outgoing;                       /* struct outgoing */
     struct list early;                          /* struct frame, in order of arrival */
     struct inbox_msg *local_head, **local_tail; /* early envelopes from this node, likewise */
@@ -45,6 +53,7 @@ static struct worker_mesh *mesh_of(struct worker *w)
 {
     if (!w->mesh) {
         w->mesh = xcalloc(1, sizeof *w->mesh);
+        list_init(&w->mesh->deaf);
         list_init(&w->mesh->outgoing);
         list_init(&w->mesh->early);
         w->mesh->local_tail = &w->mesh->local_head;
@@ -284,18 +293,68 @@ static void run_early_local(struct worker *w)
     }
 }
 
-/* sm forgets its accounts when it missed a ring; nodes that saw all of them would not register again by themselves. */
-static void tell_forgot(struct worker *w)
+/* sm forgets its accounts when it missed a ring. Nodes that saw all of them would not register again by themselves, and
+ * what their sessions have sent until they hear of it has lost what went before: it would stand in front of what they
+ * send again, and make that look like repetitions. So they are told, and their sessions not heard until they say that
+ * they begin afresh; links and inboxes keep the order. */
+static void forget(struct worker *w, const struct addr *who, uint64_t incarnation)
 {
+    struct envelope *e = env_new(ENV_FORGOT, NULL);
+    struct deaf *d = xcalloc(1, sizeof *d);
+    d->to = e->to = *who;
+    d->incarnation = incarnation;
+    e->from = (struct addr){w->node->id, w->index};
+    list_add_tail(&w->mesh->deaf, &d->link);
+    worker_send(w, &e);
+}
+
+static void deaf_free(struct deaf *d)
+{
+    list_del(&d->link);
+    free(d);
+}
+
+static void forget_all(struct worker *w)
+{
+    list_for_each_safe (l, &w->mesh->deaf)
+        deaf_free(container_of(l, struct deaf, link));
     for (size_t i = 0; i < ring_count(w->ring); i++) {
         const struct ring_member *m = ring_member_at(w->ring, i);
-        for (uint16_t k = 0; k < m->workers; k++) {
-            struct envelope *e = env_new(ENV_FORGOT, NULL);
-            e->from = (struct addr){w->node->id, w->index};
-            e->to = (struct addr){m->node, k};
-            worker_send(w, &e);
-        }
+        for (uint16_t k = 0; k < m->workers; k++)
+            forget(w, &(struct addr){m->node, k}, m->incarnation);
     }
+}
+
+/* Another incarnation has nothing to begin afresh with. */
+static void deaf_prune(struct worker *w)
+{
+    list_for_each_safe (l, &w->mesh->deaf) {
+        struct deaf *d = container_of(l, struct deaf, link);
+        if (!ring_alive(w->ring, d->to.node, d->incarnation))
+            deaf_free(d);
+    }
+}
+
+static struct deaf *deaf_find(const struct worker *w, struct addr to)
+{
+    list_for_each (l, &w->mesh->deaf) {
+        struct deaf *d = container_of(l, struct deaf, link);
+        if (d->to.node == to.node && d->to.worker == to.worker)
+            return d;
+    }
+    return NULL;
+}
+
+bool worker_mesh_deaf(const struct worker *w, const struct envelope *e)
+{
+    return w->mesh && e->session && (e->kind == ENV_ROUTE || e->kind == ENV_SELF) && deaf_find(w, e->from);
+}
+
+void worker_mesh_afresh(struct worker *w, const struct envelope *e)
+{
+    struct deaf *d = w->mesh ? deaf_find(w, e->from) : NULL;
+    if (d)
+        deaf_free(d);
 }
 
 /* Homes first: then what sessions send them, they take. */
@@ -316,7 +375,9 @@ static void on_ring(struct inbox_msg *m, void *ctx)
     sm_ring(w->sm, w->ring, w->node->id, w->index);
     edge_ring(w->edge, w->ring);
     if (before && ring_epoch(w->ring) != ring_epoch(before) + 1)
-        tell_forgot(w);
+        forget_all(w);
+    else
+        deaf_prune(w);
     run_early(w);
     run_early_local(w);
     ring_unref(&before);
@@ -338,6 +399,8 @@ void worker_mesh_free(struct worker *w)
     if (!m)
         return;
     timer_stop(w->loop, &m->congested);
+    list_for_each_safe (l, &m->deaf)
+        deaf_free(container_of(l, struct deaf, link));
     list_for_each_safe (l, &m->outgoing)
         outgoing_free(container_of(l, struct outgoing, link));
     list_for_each_safe (l, &m->early)

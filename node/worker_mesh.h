@@ -13,6 +13,11 @@
 void worker_mesh_send(struct worker *w, uint32_t node, uint16_t worker, struct envelope **e);
 /* An envelope from another worker of this node: true when it waits for the ring that one knew; then *e is consumed. */
 bool worker_mesh_early(struct worker *w, struct envelope **e);
+/* True: what this session says does not count, since the home forgot what it said before; it will say all of it again.
+ */
+bool worker_mesh_deaf(const struct worker *w, const struct envelope *e);
+/* ENV_AFRESH. */
+void worker_mesh_afresh(struct worker *w, const struct envelope *e);
 void worker_mesh_flush(struct worker *w);
 void worker_mesh_free(struct worker *w);
 

@@ -70,6 +70,7 @@ enum env_kind {
                       fast.Answer */
     ENV_CHECKED,   /* code: enum err; flags: CERTIFICATE_* */
     ENV_FORGOT, /* to every worker's c2s: the home at `from` missed a ring and has forgotten its accounts; register */
+    ENV_AFRESH, /* the answer to it, before all that is sent again: from now on sessions of `from` count again */
     /* c2s -> c2s */
     ENV_TAKEOVER, /* code: enum err; bytes: the session, a value (c2s_pack.c); session: the stream that resumes it */
 };

@@ -58,6 +58,7 @@ enum {
     X(TOKENED, 0, ERR_CLOSED)                                                                                          \
     X(CHECKED, 0, ERR_CLOSED)                                                                                          \
     X(FORGOT, 0, UINT32_MAX)                                                                                           \
+    X(AFRESH, 0, UINT32_MAX)                                                                                           \
     X(TAKEOVER, 0, ERR_CLOSED)
 
 struct rule {

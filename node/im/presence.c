@@ -450,11 +450,16 @@ static void on_session_close(struct session *se)
 /* What nobody was told of it yet, and what it was not told. */
 static void on_session_registered(struct session *se, bool unsure)
 {
-    if (!unsure || !se->available)
-        return;
-    send_contacts(se, SUB_FROM, PRESENCE_AVAILABLE, se->presence);
-    send_own(se->account, se->presence);
-    ask_around(se);
+    if (se->available && unsure) {
+        send_contacts(se, SUB_FROM, PRESENCE_AVAILABLE, se->presence);
+        send_own(se->account, se->presence);
+        ask_around(se);
+    } else if (!se->available && se->unsure) { /* somebody was told that it is there */
+        struct bytes *body = plain(se->jid, PRESENCE_UNAVAILABLE);
+        send_contacts(se, SUB_FROM, PRESENCE_UNAVAILABLE, body);
+        send_own(se->account, body);
+        bytes_unref(&body);
+    }
 }
 
 const struct module im_presence = {

@@ -399,6 +399,7 @@ void sm_ring(struct sm *s, struct ring *r, uint32_t node, uint16_t worker)
     s->node = node;
     s->worker = worker;
     abandon_foreign(s, gap);
+    store_client_epoch(s->store, ring_epoch(r));
     note_gained(s, gap ? NULL : before);
     note_since(s, before, gap);
     check_sessions(s);

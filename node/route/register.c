@@ -44,7 +44,9 @@ static struct session *session_for(struct account *a, const struct envelope *e, 
         se = session_new(a, e->session, e->from, e->jid);
         se->bound_unix_us = 0;
     }
-    if (!known && r->state && !session_state_unpack(se, r->state))
+    if (!known && !r->state)
+        session_state_clear(se); /* it has said nothing yet; what storage knows of it was a guess */
+    else if (!known && !session_state_unpack(se, r->state))
         log_warn(&a->sm->log, "session-state-refused", "jid", se->jid->s);
     return se;
 }

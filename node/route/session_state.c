@@ -71,6 +71,13 @@ static bool directed_read(struct session *se, const Session__State *m)
     return true;
 }
 
+void session_state_clear(struct session *se)
+{
+    se->priority = 0;
+    se->available = false;
+    bytes_unref(&se->presence);
+}
+
 bool session_state_unpack(struct session *se, const struct bytes *b)
 {
     Session__State *m = session__state__unpack(NULL, b->len, (const uint8_t *)b->data);

@@ -10,5 +10,7 @@
 struct bytes *session_state_pack(const struct session *se);
 /* Into a session that has none of it yet. False: malformed; se is as it was. */
 bool session_state_unpack(struct session *se, const struct bytes *b);
+/* Of one that no home has sent an ENV_STATE for: bound, and no more. */
+void session_state_clear(struct session *se);
 
 #endif

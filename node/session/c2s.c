@@ -717,6 +717,10 @@ static void unbind(struct edge *e, const struct envelope *bound)
 
 static void forgotten(struct edge *e, struct addr home)
 {
+    struct envelope *afresh = env_new(ENV_AFRESH, NULL);
+    afresh->from = e->self;
+    afresh->to = home;
+    e->ops->send(e->arg, &afresh);
     hash_for_each (n, &e->streams)
         c2s_forgotten(container_of(n, struct c2s, node), home);
 }

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "cluster.h"
+#include "mailbox.h"
 #include "monitor.h"
 #include "worker_mesh.h"
 
@@ -134,12 +135,14 @@ static int end(void **state)
 
 struct calls {
     unsigned here, gone;
+    uint64_t last_id; /* of the account's archive */
 };
 
 static void on_call(void *arg, struct account *a)
 {
     struct calls *c = arg;
     a ? c->here++ : c->gone++;
+    c->last_id = a ? a->mailbox->last_id : 0;
 }
 
 static void call(struct test *t, unsigned from, struct calls *c)
@@ -154,8 +157,12 @@ static void message(struct test *t, unsigned from, uint64_t session)
 {
     static const char xml[] = "<message xmlns='jabber:client' type='chat'><body>x</body></message>";
     struct envelope *e = env_new(ENV_ROUTE, t->user);
+    e->from = (struct addr){1, (uint16_t)from};
     e->session = session;
     e->seq = session ? 1 : 0;
+    e->flags = MSG_STORE;
+    e->sender = jid_dup(e->arena, t->user);
+    e->target = jid_dup(e->arena, t->user);
     e->stanza_kind = STANZA_MESSAGE;
     e->bytes = bytes_new(xml, sizeof xml - 1);
     worker_send(&t->workers[from], &e);
@@ -230,15 +237,44 @@ static void test_behind_the_other_worker(void **state)
     assert_true(frames > 0);
 }
 
+static uint64_t archived(struct test *t)
+{
+    struct calls c = {0};
+    turn(&t->workers[1]);
+    call(t, 1, &c);
+    turn(&t->workers[1]);
+    assert_int_equal(c.here, 1);
+    return c.last_id;
+}
+
+/* Worker 1 has missed a ring, and with it forgotten what sessions said before. What they say until they hear of that
+ * would stand in front of what they are to say again. */
+static void test_deaf_until_they_begin_afresh(void **state)
+{
+    struct test *t = *state;
+    tell(t, 0, 5, "1");
+    tell(t, 1, 5, "1");
+    tell(t, 0, 7, "1"); /* this one too: it is deaf itself, and told by the other */
+    message(t, 0, 7);
+    turn(&t->workers[1]); /* waits for ring 7 */
+    tell(t, 1, 7, "1");
+    message(t, 0, 7);
+    assert_int_equal(archived(t), 0);
+    message(t, 0, 0); /* of another home: it does not say it again */
+    uint64_t one = archived(t);
+    assert_true(one);
+    turn(&t->workers[0]); /* hears of it */
+    message(t, 0, 7);
+    assert_true(archived(t) > one);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, start, end)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(ahead_of_the_other_worker),
-        TEST(before_the_first_ring),
-        TEST(nothing_passes_what_is_early),
-        TEST(behind_the_other_worker),
+        TEST(ahead_of_the_other_worker), TEST(before_the_first_ring),        TEST(nothing_passes_what_is_early),
+        TEST(behind_the_other_worker),   TEST(deaf_until_they_begin_afresh),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
