@@ -27,19 +27,12 @@ static bool own_slot(const struct worker *w, const struct jid *jid)
     return !w->ring || (m && m->node == w->node->id);
 }
 
-/* Presence may have waited here while the new home was told of a newer one: it is asked for instead. */
-static void forward(struct worker *w, struct envelope **e)
-{
-    struct envelope *q = (*e)->kind == ENV_ROUTE && jid_is_bare((*e)->jid) ? env_probe(env_bytes(*e), (*e)->jid) : NULL;
-    worker_send(w, q ? &q : e);
-}
-
 /* The ring may have changed since it was sent. What a session sent it sends again itself; what another home sent goes
  * on to the new one. */
 static void misdirected(struct worker *w, struct envelope **e)
 {
-    if (((*e)->kind == ENV_ROUTE || (*e)->kind == ENV_REVOKED) && !(*e)->session)
-        forward(w, e);
+    if (env_goes_on(*e))
+        worker_send(w, e);
     else if ((*e)->kind == ENV_CALL)
         (*e)->call((*e)->call_arg, NULL);
     env_free(e);

@@ -347,7 +347,8 @@ static struct deaf *deaf_find(const struct worker *w, struct addr to)
 
 bool worker_mesh_deaf(const struct worker *w, const struct envelope *e)
 {
-    return w->mesh && e->session && (e->kind == ENV_ROUTE || e->kind == ENV_SELF) && deaf_find(w, e->from);
+    bool again = e->kind == ENV_ROUTE || e->kind == ENV_SELF || e->kind == ENV_REGISTER; /* it comes again */
+    return w->mesh && e->session && again && deaf_find(w, e->from);
 }
 
 void worker_mesh_afresh(struct worker *w, const struct envelope *e)

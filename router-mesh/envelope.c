@@ -62,6 +62,15 @@ struct envelope *env_probe(const struct bytes *b, const struct jid *who)
     return e;
 }
 
+bool env_goes_on(struct envelope *e)
+{
+    if (e->session || (e->kind != ENV_ROUTE && e->kind != ENV_REVOKED))
+        return false;
+    if (e->kind == ENV_ROUTE && e->stanza_kind == STANZA_PRESENCE)
+        e->flags |= ROUTE_LATE;
+    return true;
+}
+
 struct envelope *env_again(struct envelope *e)
 {
     if (e->stanza)

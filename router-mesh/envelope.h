@@ -85,6 +85,9 @@ enum {
     MSG_SELF_TOO = 32, /* the sender's home gets an ENV_SELF of it as well */
 };
 
+/* flags of an ENV_ROUTE of a presence. */
+enum { ROUTE_LATE = 1 }; /* it took a way round, a newer one may have come before it */
+
 /* ENV_CREATE's bytes. */
 struct creation {
     struct credentials keys;
@@ -132,7 +135,7 @@ struct envelope {
     uint64_t session, seq, id;
     uint64_t epoch; /* to a home: the ring by which it was addressed; worker_send says it, 0: not yet, or no cluster */
     uint32_t code, flags;
-    uint64_t reg;    /* BIND is registration 0, each ENV_REGISTER of a session counts on */
+    uint64_t reg;    /* BIND is registration 0, each ENV_REGISTER of a session, and BIND of another home, counts on */
     uint64_t origin; /* messages: hash of XEP-0359 origin-id, 0: none */
     enum stanza_kind stanza_kind;
     enum stanza_type stanza_type;
@@ -153,6 +156,9 @@ struct envelope *env_copy(struct envelope *e, enum env_kind kind, const struct j
 /* A delivery to `who` was lost when a home changed. Messages are in storage and sessions send theirs again; but of a
  * presence nobody knows that it was not heard: asks (a probe) how its sender is by now. NULL: it was none. */
 struct envelope *env_probe(const struct bytes *stanza, const struct jid *who);
+/* It came to a home that is none any more: does it go on to the new one? What sessions sent they send again themselves.
+ * A presence is marked: it may have waited here while the new home was told of a newer one. */
+bool env_goes_on(struct envelope *e);
 /* All of it once more, without the tree. */
 struct envelope *env_again(struct envelope *e);
 void env_free(struct envelope **e);

@@ -77,12 +77,18 @@ static struct bytes *presence_told(struct session *se)
     return se->presence;
 }
 
+/* Not one that storage told of and that another one has replaced. */
+static bool is_seen(const struct session *se)
+{
+    return se->available && (!se->lost || account_session(se->account, se->jid) == se);
+}
+
 size_t presence_send_current(struct account *a, const struct jid *to)
 {
     size_t n = 0;
     list_for_each (l, &a->sessions) {
         struct session *se = container_of(l, struct session, link);
-        if (!se->available)
+        if (!is_seen(se))
             continue;
         presence_send(a, se->jid, to, PRESENCE_AVAILABLE, presence_told(se));
         n++;
@@ -252,7 +258,7 @@ static void ask_around(struct session *se)
     bytes_unref(&probe);
     list_for_each (l, &a->sessions) {
         struct session *other = container_of(l, struct session, link);
-        if (other != se && other->available)
+        if (other != se && is_seen(other))
             deliver_to(se, presence_told(other));
     }
 }
@@ -357,14 +363,16 @@ static bool may_see(struct hook_ctx *cx, const struct jid *who)
            (jid_eq_bare(who, cx->account->jid) || is_subscriber(cx->account, cx->stanza->arena, who));
 }
 
-/* A probe's answer from one resource. To one of the account itself it goes straight, as its broadcasts do. */
+/* A probe's answer from one resource. To one of the account itself it goes straight, as its broadcasts do; or not at
+ * all: who is not there asks when it is. */
 static void answer(struct account *a, const struct jid *from, const struct jid *who, enum stanza_type type,
                    struct bytes *body)
 {
-    struct session *se = jid_is_bare(who) || !jid_eq_bare(who, a->jid) ? NULL : account_session(a, who);
+    bool own = !jid_is_bare(who) && jid_eq_bare(who, a->jid);
+    struct session *se = own ? account_session(a, who) : NULL;
     if (se)
         deliver_to(se, body);
-    else
+    else if (!own)
         presence_send(a, from, who, type, body);
 }
 

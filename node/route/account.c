@@ -261,7 +261,7 @@ static void forward_waiting(struct account *a)
         next = m->next;
         if (e->kind == ENV_CALL)
             e->call(e->call_arg, NULL);
-        else if (!e->session && (e->kind == ENV_ROUTE || e->kind == ENV_REVOKED))
+        else if (env_goes_on(e))
             s->send(s->send_arg, &e);
         env_free(&e);
     }

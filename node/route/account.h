@@ -45,7 +45,10 @@ void account_renewed(struct sm *s, const struct jid *bare);
 
 void cluster_account_loaded(struct account *a, const struct account_data *d); /* before what waits for it runs */
 bool cluster_holds(const struct account *a, const struct envelope *e); /* it has to wait until sessions registered */
-void cluster_tick(struct sm *s);                                       /* now and then: what is overdue */
+/* Is e a presence that may have been overtaken by a newer one, since its sender's home is another one by now, or e took
+ * a way round? Then that home is asked. True: nothing else is to be done with e. */
+bool cluster_asks(struct sm *s, struct envelope *e);
+void cluster_tick(struct sm *s); /* now and then: what is overdue */
 void cluster_free(struct sm *s);
 /* Writes the record by which a session is found after a crash, resumed or missed. */
 void session_record(struct session *se);

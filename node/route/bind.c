@@ -133,12 +133,17 @@ static void bind_now(struct account *a, struct envelope *e, struct bind_ctx *cx)
     struct sm *s = a->sm;
     struct session *se = sm_session(s, e->session);
     bool again = se && se->account == a && !se->lost;
+    if (again && se->reg < e->reg) { /* c2s takes nothing that was sent under the one before */
+        session_end(&se);
+        again = false;
+    }
     if (again)
         session_at(se, e->from);
     else
         se = open_session(a, e, cx ? cx->bind : NULL);
     if (!se)
         return;
+    se->reg = e->reg;
     if (cx)
         se->archive_until = cx->last_id;
     struct bytes *bound = cx ? run_hooks(se, cx) : NULL;

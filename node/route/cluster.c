@@ -352,6 +352,20 @@ static void take_over(struct sm *s, const struct ring *before)
         takeover_start(container_of(l, struct takeover, link));
 }
 
+/* ---- presence that was under way meanwhile ---- */
+
+bool cluster_asks(struct sm *s, struct envelope *e)
+{
+    bool presence = e->kind == ENV_ROUTE && !e->session && e->stanza_kind == STANZA_PRESENCE && e->sender;
+    if (!s->ring || !presence || (!(e->flags & ROUTE_LATE) && e->epoch >= s->since[jid_slot(e->sender)]))
+        return false;
+    struct envelope *q = env_probe(env_bytes(e), e->jid);
+    if (!q)
+        return false;
+    s->send(s->send_arg, &q);
+    return e->stanza_type == PRESENCE_AVAILABLE; /* of the end also those have to know who may not ask */
+}
+
 /* ---- the ring ---- */
 
 static void note_gained(struct sm *s, const struct ring *before)
@@ -367,16 +381,17 @@ static void note_gained(struct sm *s, const struct ring *before)
     s->ring_ms = now;
 }
 
+static bool same_member(const struct ring_member *a, const struct ring_member *b)
+{
+    return a && b && a->node == b->node && a->incarnation == b->incarnation;
+}
+
 static void note_since(struct sm *s, const struct ring *before, bool gap)
 {
-    uint64_t had[RING_BITMAP_WORDS] = {0}, have[RING_BITMAP_WORDS];
     if (!before)
         return; /* the link brings nothing that was meant for a node's life before */
-    if (!gap)
-        ring_slots(before, s->node, had);
-    ring_slots(s->ring, s->node, have);
     for (unsigned i = 0; i < RING_SLOTS; i++)
-        if ((have[i / 64] & ~had[i / 64]) >> i % 64 & 1)
+        if (gap || !same_member(ring_owner(before, i), ring_owner(s->ring, i)))
             s->since[i] = ring_epoch(s->ring);
 }
 

@@ -475,7 +475,7 @@ void sm_handle(struct sm *s, struct envelope **ep)
         handle_create(s, ep);
         return;
     }
-    if (handle_no_account(s, *ep)) {
+    if (handle_no_account(s, *ep) || cluster_asks(s, *ep)) {
         env_free(ep);
         return;
     }

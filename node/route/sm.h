@@ -148,10 +148,10 @@ struct sm {
     uint16_t worker;
     uint64_t ring_ms;                   /* when it came */
     uint64_t gained[RING_BITMAP_WORDS]; /* slots that came to this node in the last moments */
-    uint64_t since[RING_SLOTS];         /* the epoch with which each of its slots came back; 0: it came with the node */
-    struct list abandoned;              /* accounts */
-    struct list changed;                /* sessions whose state c2s does not have */
-    struct list lost;                   /* sessions */
+    uint64_t since[RING_SLOTS]; /* the epoch with which each slot came to its owner; 0: it was so at the start */
+    struct list abandoned;      /* accounts */
+    struct list changed;        /* sessions whose state c2s does not have */
+    struct list lost;           /* sessions */
     struct list takeovers;
     const struct module *const *modules; /* NULL-terminated; running order */
     uint64_t started_ms;                 /* loop_mono_ms at its start */

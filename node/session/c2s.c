@@ -779,7 +779,8 @@ void edge_handle(struct edge *e, struct envelope **ep)
             c->session.blocked = env->bytes && env->bytes->len ? bytes_ref(env->bytes) : NULL;
             break;
         case ENV_STATE:
-            if (env->reg != c->session.reg)
+            /* The word of the home before is better than none: it has told the client that this much is handled. */
+            if (env->reg < c->session.known)
                 break;
             c->session.known = env->reg;
             bytes_unref(&c->session.state);

@@ -18,6 +18,8 @@ enum {
 
 void c2s_ask(struct c2s *c, struct envelope **e)
 {
+    if ((*e)->kind == ENV_BIND)
+        (*e)->reg = c->session.reg;
     if (c->edge->ring) {
         env_free(&c->request);
         c->request = env_again(*e);
@@ -113,12 +115,18 @@ static void send_again(struct c2s *c, struct envelope *kept, uint64_t seq, unsig
     }
 }
 
+/* Else what was in between is not known. */
+static bool follows(const struct ring *before, const struct ring *now)
+{
+    return ring_epoch(now) == ring_epoch(before) + 1;
+}
+
 static bool moved(const struct jid *jid, const struct ring *before, const struct ring *now)
 {
     if (!before)
         return false;
-    if (ring_epoch(now) != ring_epoch(before) + 1)
-        return true; /* what was in between is not known: it may have gone away and come back */
+    if (!follows(before, now))
+        return true; /* it may have gone away and come back */
     const struct ring_member *a = ring_owner(before, jid_slot(jid)), *b = ring_owner(now, jid_slot(jid));
     return !a || !b || a->node != b->node || a->incarnation != b->incarnation;
 }
@@ -169,6 +177,11 @@ void c2s_register(struct c2s *c, uint32_t flags)
     pending_again(c, NULL, c->edge->ring);
 }
 
+static bool former_recent(const struct c2s *c)
+{
+    return c->session.former_node && loop_mono_ms(c->edge->loop) - c->session.former_ms < FORMER_MS;
+}
+
 /* A home that is still in the ring may have died before it learned that it is none any more, with what others had told
  * it in hand. The ring says so later. */
 static bool former_died(struct c2s *c, const struct ring *now)
@@ -176,8 +189,9 @@ static bool former_died(struct c2s *c, const struct ring *now)
     struct c2s_session *s = &c->session;
     if (!s->former_node || ring_alive(now, s->former_node, s->former_incarnation))
         return false;
+    bool recent = former_recent(c);
     s->former_node = 0;
-    return loop_mono_ms(c->edge->loop) - s->former_ms < FORMER_MS;
+    return recent;
 }
 
 static void register_moved(struct c2s *c, const struct ring *before, const struct ring *now)
@@ -190,17 +204,24 @@ static void register_moved(struct c2s *c, const struct ring *before, const struc
         s->former_incarnation = old->incarnation;
         s->former_ms = loop_mono_ms(c->edge->loop);
     }
-    send_registration(c, alive && !died ? 0 : REG_HOME_DIED);
+    send_registration(c, alive && !died && follows(before, now) ? 0 : REG_HOME_DIED);
+}
+
+/* A home that was asked before may have bound the session as well; what it says of it does not count any more. */
+static void ask_again(struct c2s *c)
+{
+    if (c->request->kind == ENV_BIND)
+        c->request->reg = ++c->session.reg;
+    struct envelope *e = env_again(c->request);
+    c2s_send(c, &e);
 }
 
 void c2s_home_changed(struct c2s *c, const struct ring *before, const struct ring *now)
 {
     if (c->state == C2S_DEAD)
         return;
-    if (c->request && moved(c->request->jid, before, now)) {
-        struct envelope *e = env_again(c->request);
-        c2s_send(c, &e);
-    }
+    if (c->request && moved(c->request->jid, before, now))
+        ask_again(c);
     if (!before || (c->state != C2S_BOUND && c->state != C2S_DETACHED))
         return;
     if (moved(c->session.jid, before, now))
@@ -219,10 +240,8 @@ static bool is_home(const struct ring *r, const struct jid *jid, struct addr hom
 void c2s_forgotten(struct c2s *c, struct addr home)
 {
     struct c2s_session *s = &c->session;
-    if (c->request && is_home(c->edge->ring, c->request->jid, home)) {
-        struct envelope *e = env_again(c->request);
-        c2s_send(c, &e);
-    }
+    if (c->request && is_home(c->edge->ring, c->request->jid, home))
+        ask_again(c);
     if (c->state != C2S_BOUND && c->state != C2S_DETACHED)
         return;
     bool own = is_home(c->edge->ring, s->jid, home);
@@ -261,6 +280,8 @@ void c2s_yield(struct edge *e, const struct envelope *env, struct c2s *c)
         return;
     }
     session_csi_queue(&c->session);
+    if (!former_recent(c))
+        c->session.former_node = 0;
     takeover_answer(e, env, OK, session_pack(&c->session));
     log_info(&c->log, "yielded", "jid", c->session.jid->s);
     if (c->state == C2S_DETACHED)
@@ -289,7 +310,8 @@ void c2s_takeover(struct c2s *c, const struct envelope *e)
     c->session = s;
     c->log.id = s.id;
     hash_insert(&c->edge->streams, &c->node, s.id);
+    c->session.former_ms = loop_mono_ms(c->edge->loop);
     c->state = C2S_BOUND;
-    c2s_register(c, 0);
+    c2s_register(c, c->session.former_node ? REG_HOME_DIED : 0); /* what the former still sends finds nobody */
     c2s_resume_here(c);
 }

@@ -247,6 +247,16 @@ static uint64_t archived(struct test *t)
     return c.last_id;
 }
 
+static bool deaf_to(struct test *t, enum env_kind kind, uint64_t session)
+{
+    struct envelope *e = env_new(kind, t->user);
+    e->from = (struct addr){1, 0};
+    e->session = session;
+    bool deaf = worker_mesh_deaf(&t->workers[1], e);
+    env_free(&e);
+    return deaf;
+}
+
 /* Worker 1 has missed a ring, and with it forgotten what sessions said before. What they say until they hear of that
  * would stand in front of what they are to say again. */
 static void test_deaf_until_they_begin_afresh(void **state)
@@ -260,12 +270,15 @@ static void test_deaf_until_they_begin_afresh(void **state)
     tell(t, 1, 7, "1");
     message(t, 0, 7);
     assert_int_equal(archived(t), 0);
-    message(t, 0, 0); /* of another home: it does not say it again */
+    assert_true(deaf_to(t, ENV_REGISTER, 7)); /* else it would be known here, without what went before */
+    assert_false(deaf_to(t, ENV_CLOSE, 7));   /* it comes once */
+    message(t, 0, 0);                         /* of another home: it does not say it again */
     uint64_t one = archived(t);
     assert_true(one);
     turn(&t->workers[0]); /* hears of it */
     message(t, 0, 7);
     assert_true(archived(t) > one);
+    assert_false(deaf_to(t, ENV_REGISTER, 7));
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, start, end)

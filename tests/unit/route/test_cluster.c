@@ -720,6 +720,71 @@ static void test_bound_twice_is_once(void **state)
     env_free(&b);
 }
 
+/* c2s has asked again, as another home may have bound it, and drops what was sent under the first registration. */
+static void test_bound_again(void **state)
+{
+    struct rig *r = *state;
+    rig_message(r, 7, 1, "kept");
+    rig_run(r);
+    for (uint64_t reg = 0; reg < 2; reg++) {
+        struct envelope *e = from_node(ENV_BIND, r->full, 2, 20);
+        e->reg = reg;
+        rig_give(r, e);
+        rig_run(r);
+        drop(r, ENV_BOUND, 20);
+        rig_presence(r, 2, 20, reg + 1, r->full);
+        delivered(r, 20, "kept", 2, reg);
+        assert_int_equal(r->sm->sessions.count, 1);
+    }
+}
+
+/* ---- presence of others, from a home that may be none any more ---- */
+
+static void presence_by(struct rig *r, const struct jid *from, uint64_t epoch, const char *type, uint32_t flags)
+{
+    char xml[256];
+    snprintf(xml, sizeof xml, "<presence from='%s' to='%s'%s/>", from->s, r->user->s, type);
+    struct envelope *e = stanza_env(ENV_ROUTE, r->user, 2, 0, 0, xml);
+    e->epoch = epoch;
+    e->flags = flags;
+    rig_give(r, e);
+    rig_run(r);
+}
+
+/* Is it passed on, is its sender's home asked? */
+static void expect(struct rig *r, const struct jid *from, bool passed, bool asked)
+{
+    struct envelope *e = rig_find(r, ENV_DELIVER, 20, true);
+    assert_int_equal(e != NULL, passed);
+    assert_int_equal(presences(r, from, PRESENCE_PROBE), asked);
+    env_free(&e);
+    rig_forget(r);
+}
+
+static void test_overtaken_presence(void **state)
+{
+    struct rig *r = *state;
+    const struct jid *bare = rig_jid("contact", 3), *from = jid_with_resource(NULL, bare, "garden");
+    rig_bind(r, 2, 20);
+    rig_presence(r, 2, 20, 1, r->full);
+    rig_forget(r);
+    uint64_t before = r->epoch;
+    presence_by(r, from, before, "", 0);
+    expect(r, from, true, false);
+    rig_ring(r, "12"); /* the contact's home is another one */
+    rig_forget(r);
+    presence_by(r, from, before, "", 0);
+    expect(r, from, false, true);
+    presence_by(r, from, before, " type='unavailable'", 0); /* who had directed presence may not ask, but has to know */
+    expect(r, from, true, true);
+    presence_by(r, from, r->epoch, "", 0);
+    expect(r, from, true, false);
+    presence_by(r, from, r->epoch, "", ROUTE_LATE);
+    expect(r, from, false, true);
+    jid_free(&from);
+    jid_free(&bare);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, rig_open, rig_close)
 
 int main(void)
@@ -755,6 +820,8 @@ int main(void)
         TEST(two_want_it),
         TEST(too_much_for_a_moving_one),
         TEST(bound_twice_is_once),
+        TEST(bound_again),
+        TEST(overtaken_presence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

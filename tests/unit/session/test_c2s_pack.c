@@ -38,6 +38,8 @@ static struct c2s_session example(void)
         .reported = 30,
         .reg = 4,
         .known = 3,
+        .former_node = 5,
+        .former_incarnation = 77,
         .seen_max = 900,
     };
     s.blocked = bytes_new("paris@here", 10);
@@ -75,6 +77,8 @@ static void test_same(void **state)
     assert_int_equal(b.acked, 10);
     assert_int_equal(b.reg, 4);
     assert_int_equal(b.known, 3);
+    assert_int_equal(b.former_node, 5);
+    assert_int_equal(b.former_incarnation, 77);
     assert_int_equal(b.reported, 30);
     assert_memory_equal(b.token_hash, a.token_hash, 32);
     assert_int_equal(b.blocked->len, 10);
