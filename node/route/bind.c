@@ -137,13 +137,14 @@ static void bind_now(struct account *a, struct envelope *e, struct bind_ctx *cx)
         session_end(&se);
         again = false;
     }
-    if (again)
+    if (again && se->reg == e->reg) /* else it has registered meanwhile, which waits for nothing */
         session_at(se, e->from);
-    else
+    else if (!again)
         se = open_session(a, e, cx ? cx->bind : NULL);
     if (!se)
         return;
-    se->reg = e->reg;
+    if (!again)
+        se->reg = e->reg;
     if (cx)
         se->archive_until = cx->last_id;
     struct bytes *bound = cx ? run_hooks(se, cx) : NULL;

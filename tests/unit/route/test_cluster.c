@@ -736,6 +736,10 @@ static void test_bound_again(void **state)
         delivered(r, 20, "kept", 2, reg);
         assert_int_equal(r->sm->sessions.count, 1);
     }
+    rig_bind(r, 2, 20); /* the first question, late: it changes nothing */
+    rig_message(r, 7, 2, "new");
+    rig_run(r);
+    delivered(r, 20, "new", 2, 1);
 }
 
 /* ---- presence of others, from a home that may be none any more ---- */
