@@ -2,8 +2,8 @@
  * Two links in one process, on loopback: what a 300-byte envelope costs from link_send to the callback. CPU is that of
  * all threads of both sides, user and system.
  *
- *     micro_link [seconds]    prints a row of Markdown per case: 2,000/s, full speed with one envelope and with 64 a
- * frame
+ *     micro_link [seconds]    prints a row of Markdown per case: 2,000/s, full speed with one envelope a frame,
+ *                             and with 64
  *
  * What the paced sender takes only to sleep and wake is measured beforehand and subtracted.
  */

@@ -69,6 +69,7 @@ struct c2s_session {
     uint64_t reg, known; /* registrations so far; the last one that a home has answered, with ENV_STATE */
     uint64_t former_incarnation, former_ms; /* of the home before, which then still was in the ring */
     uint32_t former_node;                   /* 0: none */
+    uint32_t missed;                        /* presences asked for since the last registration */
     struct bytes *state;                    /* ENV_STATE; NULL: none */
     uint8_t *token_hash;                    /* 32 bytes when resumable; malloc */
     uint64_t *seen; /* archive ids given to the client: in hand, or arrived and above the watermark */

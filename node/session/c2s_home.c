@@ -10,6 +10,8 @@
 #include <string.h>
 
 enum {
+    MISSED_MAX = 10000, /* presences asked for under one registration: more than any roster; else answers that are
+                           missed again could go round for ever */
     ARRIVED_MAX = 1000, /* ids kept after their arrival, when the watermark stays behind */
     FORMER_MS = 120000, /* by then the ring knows whether the home before was alive, also after a failover */
 };
@@ -92,7 +94,12 @@ void c2s_seen_arrived(struct c2s *c, uint64_t last)
 /* Presence may be older than what our home has said meanwhile. */
 void c2s_missed(struct c2s *c, struct envelope *e)
 {
-    struct envelope *q = e->id ? NULL : env_probe(env_bytes(e), c->session.jid);
+    struct c2s_session *s = &c->session;
+    if (e->id || s->missed == MISSED_MAX)
+        return;
+    struct envelope *q = env_probe(env_bytes(e), s->jid);
+    if (q && ++s->missed == MISSED_MAX)
+        log_error(&c->log, "presence-not-asked-for", "jid", s->jid->s, "why", "too often since the last registration");
     if (q)
         c->edge->ops->send(c->edge->arg, &q); /* not as the session's: nobody sends it again */
 }
@@ -166,6 +173,7 @@ static void send_registration(struct c2s *c, uint32_t flags)
         flags |= REG_HOME_DIED; /* it may never have got it, and so have told nobody what it was to tell */
     struct envelope *e = env_new(ENV_REGISTER, s->jid);
     e->reg = ++s->reg;
+    s->missed = 0;
     e->flags = flags | (c->state == C2S_DETACHED ? REG_DETACHED : 0) | (c->anonymous ? REG_ANONYMOUS : 0);
     e->bytes = registration_pack(&r);
     c2s_send(c, &e);
