@@ -15,14 +15,22 @@ enum { HEAD_LEN = sizeof HEAD - 1 };
 /* body with to='to': the bytes of a canonical presence begin with its name. */
 static struct bytes *addressed(const struct bytes *body, const struct jid *to)
 {
-    struct buf b = {0};
+    static const char head[] = HEAD " to=\"";
+    struct buf escaped = {0};
+    const char *t = to->s;
+    size_t n = to->bare_len;
     CHECK(body->len > HEAD_LEN && !memcmp(body->data, HEAD, HEAD_LEN), "no presence");
-    buf_add(&b, HEAD " to=\"", HEAD_LEN + 5);
-    xml_escape(&b, to->s, strlen(to->s), true);
-    buf_add(&b, "\"", 1);
-    buf_add(&b, body->data + HEAD_LEN, body->len - HEAD_LEN);
-    struct bytes *out = bytes_new(buf_data(&b), b.len);
-    buf_free(&b);
+    if (!jid_is_bare(to)) { /* only a resource may have something to escape (RFC 7622 3.3.1, 3.2) */
+        xml_escape(&escaped, t, strlen(t), true);
+        t = buf_data(&escaped);
+        n = escaped.len;
+    }
+    struct bytes *out = bytes_new(NULL, sizeof head - 1 + n + 1 + body->len - HEAD_LEN);
+    char *at = mempcpy(out->data, head, sizeof head - 1);
+    at = mempcpy(at, t, n);
+    *at++ = '"';
+    memcpy(at, body->data + HEAD_LEN, body->len - HEAD_LEN);
+    buf_free(&escaped);
     return out;
 }
 
@@ -401,12 +409,11 @@ static void probe(struct hook_ctx *cx)
 }
 
 /* 8.5.2.1.1, 8.5.3.1: to all available resources, or to the one that is meant. */
-static void deliver_inbound(struct account *a, const struct stanza *st)
+static void deliver_inbound(struct account *a, const struct jid *to, enum stanza_type type, struct bytes *b)
 {
-    struct session *one = jid_is_bare(st->to) ? NULL : account_session(a, st->to);
-    if (!one && (!jid_is_bare(st->to) || st->type == PRESENCE_ERROR))
+    struct session *one = jid_is_bare(to) ? NULL : account_session(a, to);
+    if (!one && (!jid_is_bare(to) || type == PRESENCE_ERROR))
         return;
-    struct bytes *b = stanza_bytes(st);
     if (one)
         session_deliver(one, b, 0);
     list_for_each (l, &a->sessions) {
@@ -414,6 +421,23 @@ static void deliver_inbound(struct account *a, const struct stanza *st)
         if (!one && se->available)
             session_deliver(se, b, 0);
     }
+}
+
+/* Most presences by far: each contact of a broadcast gets one. Nobody here needs to read it. */
+static enum hook_result on_presence_flat(struct account *a, struct envelope *e)
+{
+    bool asks = e->stanza_type == PRESENCE_PROBE || is_subscription(e->stanza_type);
+    if (asks || a->presence_queue || !e->sender || !e->target)
+        return PASS;
+    if (!a->missing && !account_blocks(a, e->sender)) /* XEP-0191 3.2: blocked presence vanishes */
+        deliver_inbound(a, e->target, e->stanza_type, env_bytes(e));
+    return DONE;
+}
+
+static void deliver_parsed(struct account *a, const struct stanza *st)
+{
+    struct bytes *b = stanza_bytes(st);
+    deliver_inbound(a, st->to, st->type, b);
     bytes_unref(&b);
 }
 
@@ -421,14 +445,14 @@ static void inbound_presence(struct hook_ctx *cx)
 {
     struct account *a = cx->account;
     struct stanza *st = cx->stanza;
-    if (!st->from || !st->to || account_blocks(a, st->from)) /* XEP-0191 3.2: blocked presence vanishes */
+    if (!st->from || !st->to || account_blocks(a, st->from)) /* as above */
         return;
     if (st->type == PRESENCE_PROBE)
         probe(cx);
     else if (a->missing)
         return;
     else if (!is_subscription(st->type))
-        deliver_inbound(a, st);
+        deliver_parsed(a, st);
     else if (!jid_eq_bare(st->from, a->jid))
         subscription_run(a, &cx->stanza, false);
 }
@@ -472,6 +496,7 @@ static void on_session_registered(struct session *se, bool unsure)
 
 const struct module im_presence = {
     .name = "presence",
+    .presence_flat = on_presence_flat,
     .presence = on_presence,
     .session_registered = on_session_registered,
     .session_close = on_session_close,

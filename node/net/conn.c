@@ -207,7 +207,8 @@ static void watch_wanted(struct conn *c)
 
 static void begin_ssl(struct conn *c, struct buf *sink, const char *in, size_t n)
 {
-    ERR_clear_error(); /* SSL_get_error looks at the thread's queue */
+    if (ERR_peek_error()) /* SSL_get_error looks at the thread's queue; clearing it is ten times the work of looking */
+        ERR_clear_error();
     c->io->sink = sink;
     c->io->in = in;
     c->io->in_len = n;

@@ -53,6 +53,15 @@ void hooks_presence(struct hook_ctx *cx)
     stanza_free(&cx->stanza);
 }
 
+enum hook_result hooks_presence_flat(struct account *a, struct envelope *e)
+{
+    enum hook_result r = PASS;
+    for (const struct module *const *m = a->sm->modules; *m && r == PASS; m++)
+        if ((*m)->presence_flat)
+            r = (*m)->presence_flat(a, e);
+    return r;
+}
+
 void hooks_stream_features(struct sm *s, const char *host, struct arena *a, struct xml *features)
 {
     for (const struct module *const *m = s->modules; *m; m++)

@@ -94,6 +94,10 @@ struct module {
     void (*account_created)(struct sm *s, const struct jid *bare, const char *peer);
     /* ENV_INVITE for a host of ours, which may be missing: answers with invite_answer. */
     void (*invite)(struct account *host, const struct envelope *e);
+    /* A presence from elsewhere, from and to as in e, its bytes not parsed. PASS from all of them: it goes to
+     * `presence`.
+     */
+    enum hook_result (*presence_flat)(struct account *a, struct envelope *e);
     /* A presence: from one of the account's own sessions (cx->session set), or from elsewhere to this account. */
     hook_fn *presence;
     /* A session has broadcast st, available or unavailable (RFC 6121 4.2, 4.4, 4.5), and has changed accordingly. */
@@ -141,6 +145,8 @@ enum hook_result hooks_iq_try(struct hook_ctx *cx);
 void hooks_server_message(struct hook_ctx *cx);
 /* Runs the presence hooks. Consumes cx->stanza. */
 void hooks_presence(struct hook_ctx *cx);
+/* Runs the presence_flat hooks. */
+enum hook_result hooks_presence_flat(struct account *a, struct envelope *e);
 /* Runs the stream_features hooks. */
 void hooks_stream_features(struct sm *s, const char *host, struct arena *a, struct xml *features);
 /* For the module that keeps presence: runs the session_presence hooks. */

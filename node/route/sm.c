@@ -319,7 +319,8 @@ static void handle_route(struct account *a, struct envelope **ep)
         mailbox_receive(a, ep);
         return;
     case STANZA_PRESENCE:
-        presence_for(a, e, NULL);
+        if (hooks_presence_flat(a, e) == PASS)
+            presence_for(a, e, NULL);
         break;
     case STANZA_IQ:
         if (e->target && !jid_is_bare(e->target))
