@@ -43,6 +43,7 @@ struct worker {
     struct inbox_msg *local_head, **local_tail; /* envelopes for this very worker */
     bool draining;
     struct task drain;
+    struct timer patience; /* runs while patient envelopes may lie somewhere */
     struct timer stop_check;
     uint64_t stop_by_ms;
 };

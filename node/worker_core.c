@@ -9,6 +9,8 @@
 
 #include <stdlib.h>
 
+enum { PATIENCE_MS = 20 };
+
 struct worker *worker_of_slot(struct node *n, const struct jid *bare)
 {
     return &n->workers[jid_slot(bare) % n->worker_count];
@@ -68,7 +70,7 @@ static void drain(void *arg)
     }
     store_release(w->store);
     if (w->mesh)
-        worker_mesh_flush(w);
+        worker_mesh_flush(w, false);
     w->draining = false;
 }
 
@@ -95,6 +97,22 @@ static void on_envelope(struct inbox_msg *m, void *ctx)
     env_free(&e); /* nobody is left here, as in worker_free */
 }
 
+/* What need not wake anybody has waited long enough. */
+static void patience_over(void *arg)
+{
+    struct worker *w = arg;
+    for (uint16_t i = 0; i < w->node->worker_count; i++)
+        inbox_nudge(w->node->workers[i].inbox);
+    if (w->mesh)
+        worker_mesh_flush(w, true);
+}
+
+static void be_patient(struct worker *w)
+{
+    if (!timer_running(&w->patience))
+        timer_start(w->loop, &w->patience, PATIENCE_MS, patience_over, w);
+}
+
 void worker_send(struct worker *w, struct envelope **ep)
 {
     struct envelope *e = *ep;
@@ -104,6 +122,8 @@ void worker_send(struct worker *w, struct envelope **ep)
     const struct ring_member *home = w->ring && for_sm(e) ? ring_owner(w->ring, jid_slot(e->jid)) : NULL;
     uint32_t node = home ? home->node : for_sm(e) ? w->node->id : e->to.node;
     if (node != w->node->id) {
+        if (e->patient)
+            be_patient(w);
         worker_mesh_send(w, node, home ? (uint16_t)(jid_slot(e->jid) % home->workers) : e->to.worker, &e);
         loop_later(w->loop, &w->drain);
         return;
@@ -113,7 +133,12 @@ void worker_send(struct worker *w, struct envelope **ep)
     if (to != w) {
         env_flatten(e);
         e->msg.fn = on_envelope;
-        inbox_push(to->inbox, &e->msg);
+        if (e->patient) {
+            inbox_leave(to->inbox, &e->msg);
+            be_patient(w);
+        } else {
+            inbox_push(to->inbox, &e->msg);
+        }
         return;
     }
     queue_local(w, e);
@@ -202,6 +227,7 @@ void worker_core_end(struct worker *w)
 
 void worker_core_free(struct worker *w)
 {
+    timer_stop(w->loop, &w->patience);
     worker_mesh_free(w);
     store_client_free(&w->store);
     inbox_free(&w->inbox);

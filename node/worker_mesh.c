@@ -17,6 +17,7 @@ struct outgoing {
     uint32_t node;
     uint16_t worker;
     struct buf frame;
+    bool urgent;      /* frame holds more than patient envelopes */
     struct list held; /* struct held: what the link had no room for */
 };
 
@@ -110,6 +111,7 @@ static void frame_send(struct worker *w, struct outgoing *o)
     uint64_t epoch = ring_epoch(w->ring);
     if (!o->frame.len)
         return;
+    o->urgent = false;
     if (!list_empty(&o->held) || !leaves(w, o, epoch, &o->frame)) {
         struct held *h = xcalloc(1, sizeof *h);
         h->epoch = epoch;
@@ -157,6 +159,7 @@ void worker_mesh_send(struct worker *w, uint32_t node, uint16_t worker, struct e
 {
     if (w->ring && ring_find(w->ring, node) && (*ep)->kind != ENV_CALL) {
         struct outgoing *o = outgoing_for(mesh_of(w), node, worker);
+        o->urgent |= !(*ep)->patient;
         env_pack(&o->frame, *ep);
         if (o->frame.len >= FRAME_FULL)
             frame_send(w, o);
@@ -166,10 +169,13 @@ void worker_mesh_send(struct worker *w, uint32_t node, uint16_t worker, struct e
     env_free(ep);
 }
 
-void worker_mesh_flush(struct worker *w)
+void worker_mesh_flush(struct worker *w, bool all)
 {
-    list_for_each (l, &w->mesh->outgoing)
-        frame_send(w, container_of(l, struct outgoing, link));
+    list_for_each (l, &w->mesh->outgoing) {
+        struct outgoing *o = container_of(l, struct outgoing, link);
+        if (all || o->urgent)
+            frame_send(w, o);
+    }
 }
 
 static void outgoing_free(struct outgoing *o)
@@ -370,7 +376,7 @@ static void on_ring(struct inbox_msg *m, void *ctx)
         return;
     }
     mesh_of(w);
-    worker_mesh_flush(w); /* what was addressed by the old ring leaves as such */
+    worker_mesh_flush(w, true); /* what was addressed by the old ring leaves as such */
     w->ring = n->ring;
     outgoing_prune(w);
     sm_ring(w->sm, w->ring, w->node->id, w->index);

@@ -18,7 +18,8 @@ bool worker_mesh_early(struct worker *w, struct envelope **e);
 bool worker_mesh_deaf(const struct worker *w, const struct envelope *e);
 /* ENV_AFRESH. */
 void worker_mesh_afresh(struct worker *w, const struct envelope *e);
-void worker_mesh_flush(struct worker *w);
+/* What has to leave now; all: the patient ones too. */
+void worker_mesh_flush(struct worker *w, bool all);
 void worker_mesh_free(struct worker *w);
 
 #endif

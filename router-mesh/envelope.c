@@ -40,6 +40,7 @@ struct envelope *env_copy(struct envelope *e, enum env_kind kind, const struct j
     c->id = e->id;
     c->code = e->code;
     c->flags = e->flags;
+    c->no_hurry = e->no_hurry;
     c->origin = e->origin;
     c->stanza_kind = e->stanza_kind;
     c->stanza_type = e->stanza_type;

@@ -135,6 +135,8 @@ struct envelope {
     uint64_t session, seq, id;
     uint64_t epoch; /* to a home: the ring by which it was addressed; worker_send says it, 0: not yet, or no cluster */
     uint32_t code, flags;
+    bool patient;    /* this need not wake anybody, it may travel with what comes next, some ms later */
+    bool no_hurry;   /* a stanza: its COMMITTED may be patient */
     uint64_t reg;    /* BIND is registration 0, each ENV_REGISTER of a session, and BIND of another home, counts on */
     uint64_t origin; /* messages: hash of XEP-0359 origin-id, 0: none */
     enum stanza_kind stanza_kind;

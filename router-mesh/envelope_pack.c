@@ -118,6 +118,7 @@ void env_pack(struct buf *out, struct envelope *e)
     m.id = e->id;
     m.code = e->code;
     m.flags = e->flags;
+    m.no_hurry = e->no_hurry;
     m.reg = e->reg;
     m.origin = e->origin;
     m.stanza_kind = e->stanza_kind;
@@ -221,6 +222,7 @@ static bool fill(struct envelope *e, const Mesh__Envelope *m, const char *body, 
     e->id = m->id;
     e->code = m->code;
     e->flags = m->flags;
+    e->no_hurry = m->no_hurry;
     e->reg = m->reg;
     e->origin = m->origin;
     e->stanza_kind = (enum stanza_kind)m->stanza_kind;

@@ -17,7 +17,7 @@ struct inbox {
 /* The whole stack at once, turned round. Since nothing pops single nodes there is no ABA. */
 static void take(struct inbox *ib)
 {
-    struct inbox_msg *m = atomic_exchange_explicit(&ib->pushed, NULL, memory_order_acquire);
+    struct inbox_msg *m = atomic_exchange(&ib->pushed, NULL);
     while (m) {
         struct inbox_msg *older = m->next;
         m->next = ib->ready;
@@ -28,7 +28,7 @@ static void take(struct inbox *ib)
 
 static bool run_one(struct inbox *ib)
 {
-    if (!ib->ready)
+    if (!ib->ready && atomic_load(&ib->pushed))
         take(ib);
     struct inbox_msg *m = ib->ready;
     if (!m)
@@ -45,7 +45,7 @@ static void on_wake(void *arg)
     struct inbox *ib = arg;
     for (int i = 0; i < BATCH; i++)
         if (!run_one(ib))
-            return; /* found the stack empty, as the next producer will */
+            return;
     loop_wake(&ib->wake);
 }
 
@@ -69,13 +69,22 @@ void inbox_free(struct inbox **ibp)
     free(ib);
 }
 
-void inbox_push(struct inbox *ib, struct inbox_msg *m)
+void inbox_leave(struct inbox *ib, struct inbox_msg *m)
 {
     struct inbox_msg *head = atomic_load_explicit(&ib->pushed, memory_order_relaxed);
     do
         m->next = head;
-    while (!atomic_compare_exchange_weak_explicit(&ib->pushed, &head, m, memory_order_release, memory_order_relaxed));
-    /* Now m is the loop's. Whoever found the stack empty wakes it; later ones ride along. */
-    if (!head)
+    while (!atomic_compare_exchange_weak(&ib->pushed, &head, m));
+}
+
+void inbox_push(struct inbox *ib, struct inbox_msg *m)
+{
+    inbox_leave(ib, m);
+    loop_wake(&ib->wake);
+}
+
+void inbox_nudge(struct inbox *ib)
+{
+    if (atomic_load(&ib->pushed))
         loop_wake(&ib->wake);
 }

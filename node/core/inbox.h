@@ -21,5 +21,10 @@ struct inbox *inbox_new(struct loop *l, void *ctx);
 void inbox_free(struct inbox **ib);
 /* Any thread, the loop's own too; with loop_sim only that one. */
 void inbox_push(struct inbox *ib, struct inbox_msg *m);
+/* The same without waking the loop: it finds m in its next turn, whenever that is. Who leaves something sees to it that
+ * within a bounded time inbox_nudge is called (or anything pushed). Order is kept with what is pushed. */
+void inbox_leave(struct inbox *ib, struct inbox_msg *m);
+/* Wakes the loop if something was left. */
+void inbox_nudge(struct inbox *ib);
 
 #endif

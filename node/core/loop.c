@@ -11,6 +11,7 @@ struct loop *loop_new(void)
 {
     struct loop *l = xcalloc(1, sizeof *l);
     list_init(&l->tasks);
+    list_init(&l->wakes);
     return l;
 }
 

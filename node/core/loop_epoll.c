@@ -17,8 +17,8 @@ enum { BATCH = 256 };
 struct loop_poll {
     int fd;
     int at, count; /* ready[at .. count) are collected and not yet reported */
+    int wake_fd;
     struct epoll_event ready[BATCH];
-    struct loop_wake stop;
 };
 
 static uint64_t clock_us(clockid_t id)
@@ -37,25 +37,24 @@ static uint64_t read_clocks(struct loop *l)
     return us;
 }
 
-static void on_stop(void *arg)
-{
-    (void)arg; /* waking was all */
-}
-
 struct loop *loop_epoll_new(void)
 {
     struct loop *l = loop_new();
-    l->poll = xcalloc(1, sizeof *l->poll);
-    l->poll->fd = epoll_create1(EPOLL_CLOEXEC);
-    CHECK(l->poll->fd >= 0, "epoll_create1: %s", strerror(errno));
-    loop_wake_init(l, &l->poll->stop, on_stop, NULL);
+    struct loop_poll *p = l->poll = xcalloc(1, sizeof *l->poll);
+    p->fd = epoll_create1(EPOLL_CLOEXEC);
+    CHECK(p->fd >= 0, "epoll_create1: %s", strerror(errno));
+    p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    CHECK(p->wake_fd >= 0, "eventfd: %s", strerror(errno));
+    /* Edge-triggered: nobody has to read it. */
+    struct epoll_event e = {.events = EPOLLIN | EPOLLET};
+    CHECK(epoll_ctl(p->fd, EPOLL_CTL_ADD, p->wake_fd, &e) == 0, "epoll_ctl: %s", strerror(errno));
     read_clocks(l);
     return l;
 }
 
 void loop_poll_free(struct loop *l)
 {
-    loop_wake_free(&l->poll->stop);
+    close(l->poll->wake_fd);
     close(l->poll->fd);
     free(l->poll);
     l->poll = NULL;
@@ -142,12 +141,35 @@ static void run_due_timers(struct loop *l)
         loop_run_timer(l, t);
 }
 
+/* Said before looking: who comes after the look finds the loop asleep and writes to wake_fd. */
+static bool may_sleep(struct loop *l)
+{
+    atomic_store(&l->asleep, true);
+    if (atomic_load(&l->stopped))
+        return false;
+    list_for_each (n, &l->wakes)
+        if (atomic_load(&container_of(n, struct loop_wake, link)->due))
+            return false;
+    return true;
+}
+
+static void run_wakes(struct loop *l)
+{
+    list_for_each (n, &l->wakes) {
+        struct loop_wake *w = container_of(n, struct loop_wake, link);
+        atomic_store(&w->due, false);
+        w->task.fn(w->task.arg);
+    }
+}
+
 static void turn(struct loop *l)
 {
     struct loop_poll *p = l->poll;
-    p->count = epoll_wait(p->fd, p->ready, BATCH, wait_ms(l));
+    p->count = epoll_wait(p->fd, p->ready, BATCH, may_sleep(l) ? wait_ms(l) : 0);
     CHECK(p->count >= 0 || errno == EINTR, "epoll_wait: %s", strerror(errno));
+    atomic_store(&l->asleep, false);
     uint64_t woke_us = read_clocks(l);
+    run_wakes(l);
     for (p->at = 0; p->at < p->count;)
         report(l, &p->ready[p->at++]);
     p->at = p->count = 0;
@@ -167,49 +189,40 @@ void loop_run(struct loop *l)
     }
 }
 
+static void rouse(struct loop *l)
+{
+    if (!atomic_load(&l->asleep) || !atomic_exchange(&l->asleep, false))
+        return;
+    /* EAGAIN means that the counter is full, so the loop is being woken anyway. */
+    ssize_t n = write(l->poll->wake_fd, &(uint64_t){1}, sizeof(uint64_t));
+    CHECK(n == sizeof(uint64_t) || errno == EAGAIN, "wake: %s", strerror(errno));
+}
+
 void loop_stop(struct loop *l)
 {
     atomic_store(&l->stopped, true);
     if (l->poll)
-        loop_wake(&l->poll->stop);
-}
-
-static void on_wake(void *arg, unsigned events)
-{
-    (void)events;
-    struct loop_wake *w = arg;
-    uint64_t count;
-    if (read(w->fd.fd, &count, sizeof count) == sizeof count)
-        w->task.fn(w->task.arg);
+        rouse(l);
 }
 
 void loop_wake_init(struct loop *l, struct loop_wake *w, task_fn *fn, void *arg)
 {
     *w = (struct loop_wake){.loop = l, .task = {.fn = fn, .arg = arg}};
-    if (!l->poll)
-        return;
-    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    CHECK(fd >= 0, "eventfd: %s", strerror(errno));
-    loop_fd_add(l, &w->fd, fd, LOOP_READ, on_wake, w);
+    list_add_tail(&l->wakes, &w->link);
 }
 
 void loop_wake(struct loop_wake *w)
 {
     if (!w->loop->poll) {
         loop_later(w->loop, &w->task);
-        return;
+    } else if (!atomic_load(&w->due)) {
+        atomic_store(&w->due, true);
+        rouse(w->loop);
     }
-    /* EAGAIN means that the counter is full, so the loop is being woken anyway. */
-    ssize_t n = write(w->fd.fd, &(uint64_t){1}, sizeof(uint64_t));
-    CHECK(n == sizeof(uint64_t) || errno == EAGAIN, "wake: %s", strerror(errno));
 }
 
 void loop_wake_free(struct loop_wake *w)
 {
     loop_never(&w->task);
-    if (!w->loop->poll)
-        return;
-    int fd = w->fd.fd;
-    loop_fd_del(w->loop, &w->fd);
-    close(fd);
+    list_del(&w->link);
 }

@@ -33,6 +33,8 @@ struct loop {
     uint64_t mono_ms, unix_us;
     uint64_t watch_ns; /* thread CPU time when the running callback began */
     atomic_bool stopped;
+    atomic_bool asleep;     /* a wake has to write to the descriptor that the loop sleeps on */
+    struct list wakes;      /* struct loop_wake */
     struct loop_poll *poll; /* NULL: simulated */
 };
 
@@ -60,11 +62,13 @@ static inline void loop_watch_end(const struct loop *l, const char *kind)
         loop_watch_check(l, kind);
 }
 
-/* Lets other threads make the loop run fn(arg) once, soon; wakes before it runs are merged into one.
+/* Lets other threads make the loop run fn(arg), soon. fn runs at the beginning of every turn, so a loop that is at work
+ * needs no system call to be told, and what needs no hurry may be left for the next turn without a wake.
  * A simulated loop knows no other threads: there it is a task of the loop's own. */
 struct loop_wake {
     struct loop *loop;
-    struct loop_fd fd;
+    struct list link;
+    atomic_bool due;
     struct task task; /* sim, and what to call */
 };
 void loop_wake_init(struct loop *l, struct loop_wake *w, task_fn *fn, void *arg);

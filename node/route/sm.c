@@ -163,6 +163,7 @@ void envelope_committed(struct sm *s, const struct envelope *e)
     r->session = e->session;
     r->seq = e->seq;
     r->code = e->kind;
+    r->patient = e->no_hurry;
     states_flush(s);
     s->send(s->send_arg, &r);
 }

@@ -212,6 +212,7 @@ static void acknowledge(struct c2s *c, uint32_t n)
         struct envelope *e = env_new(ENV_ACKED, s->jid);
         c2s_seen_arrived(c, last);
         e->id = last;
+        e->patient = true;
         c2s_send(c, &e);
     }
 }

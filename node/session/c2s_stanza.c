@@ -248,6 +248,13 @@ static void remove_private(struct stanza *s)
         xml_remove(s->x, x);
 }
 
+/* Without stream management nobody hears of what is committed; only the window must not fill. */
+static bool no_hurry(const struct c2s *c)
+{
+    const struct c2s_session *s = &c->session;
+    return !s->sm && s->received - s->handled < c->edge->config->c2s.max_pending_stanzas / 4;
+}
+
 static void send_ways(struct c2s *c, struct stanza **sp)
 {
     struct stanza *s = *sp;
@@ -260,6 +267,7 @@ static void send_ways(struct c2s *c, struct stanza **sp)
                     *self = NULL;
     e->seq = seq;
     e->id = h;
+    e->no_hurry = no_hurry(c);
     if (e->stanza_kind == STANZA_MESSAGE)
         remove_private(e->stanza);
     if (w == (TO_OWN_HOME | TO_ITS_HOME)) {
@@ -422,5 +430,6 @@ void c2s_drained(struct c2s *c)
     e->id = c->session.sent_id;
     c2s_seen_arrived(c, e->id);
     c->session.sent_id = 0;
+    e->patient = true;
     c2s_send(c, &e);
 }

@@ -97,6 +97,56 @@ static void sim_takes_no_time(void **state)
     tear_down(&cx);
 }
 
+static void leave(struct ctx *cx, int number)
+{
+    struct note *n = calloc(1, sizeof *n);
+    *n = (struct note){.msg.fn = on_note, .number = number};
+    inbox_leave(cx->inbox, &n->msg);
+}
+
+static void left_wakes_nobody(void **state)
+{
+    (void)state;
+    struct ctx cx;
+    setup(&cx, loop_sim_new(0), 0);
+    inbox_nudge(cx.inbox); /* nothing there */
+    leave(&cx, 1);
+    assert_false(loop_sim_step(cx.loop));
+    assert_int_equal(cx.got, 0);
+    push(&cx, 0, 2, 0); /* goes behind it */
+    assert_true(loop_sim_step(cx.loop));
+    assert_int_equal(cx.got, 2);
+    leave(&cx, 3);
+    inbox_nudge(cx.inbox);
+    assert_true(loop_sim_step(cx.loop));
+    assert_int_equal(cx.got, 3);
+    tear_down(&cx);
+}
+
+static void nudge(void *arg)
+{
+    inbox_nudge(((struct ctx *)arg)->inbox);
+}
+
+static void leave_and_nudge(void *arg)
+{
+    leave(arg, 2);
+    nudge(arg);
+}
+
+static void left_is_found(void **state)
+{
+    (void)state;
+    struct ctx cx;
+    struct timer t = {0};
+    setup(&cx, loop_epoll_new(), 2);
+    leave(&cx, 1);
+    timer_start(cx.loop, &t, 10, leave_and_nudge, &cx);
+    loop_run(cx.loop);
+    assert_int_equal(cx.got, 2);
+    tear_down(&cx);
+}
+
 static void free_runs_what_is_left(void **state)
 {
     (void)state;
@@ -192,8 +242,10 @@ static void ping_pong(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(own_thread_epoll),       cmocka_unit_test(own_thread_sim), cmocka_unit_test(sim_takes_no_time),
-        cmocka_unit_test(free_runs_what_is_left), cmocka_unit_test(many_producers), cmocka_unit_test(ping_pong),
+        cmocka_unit_test(left_wakes_nobody), cmocka_unit_test(left_is_found),
+        cmocka_unit_test(own_thread_epoll),  cmocka_unit_test(own_thread_sim),
+        cmocka_unit_test(sim_takes_no_time), cmocka_unit_test(free_runs_what_is_left),
+        cmocka_unit_test(many_producers),    cmocka_unit_test(ping_pong),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -237,6 +237,37 @@ static void test_behind_the_other_worker(void **state)
     assert_true(frames > 0);
 }
 
+static struct envelope *patient(uint32_t node)
+{
+    struct envelope *e = env_new(ENV_COMMITTED, NULL);
+    e->to = (struct addr){node, 1};
+    e->patient = true;
+    return e;
+}
+
+/* It leaves with the next frame, or when it has waited long enough. */
+static void test_patient_ones_wait(void **state)
+{
+    struct test *t = *state;
+    tell(t, 0, 5, "12");
+    struct envelope *e = patient(2);
+    frames = 0;
+    worker_send(&t->workers[0], &e);
+    worker_mesh_flush(&t->workers[0], false);
+    assert_int_equal(frames, 0);
+    message(t, 0, 0);
+    worker_mesh_flush(&t->workers[0], false);
+    unsigned both = frames;
+    assert_true(both > 0);
+    e = patient(2);
+    worker_send(&t->workers[0], &e);
+    worker_mesh_flush(&t->workers[0], false);
+    assert_int_equal(frames, both);
+    turn(&t->workers[0]);
+    turn(&t->workers[0]); /* one is as long as its patience */
+    assert_true(frames > both);
+}
+
 static uint64_t archived(struct test *t)
 {
     struct calls c = {0};
@@ -286,8 +317,8 @@ static void test_deaf_until_they_begin_afresh(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(ahead_of_the_other_worker), TEST(before_the_first_ring),        TEST(nothing_passes_what_is_early),
-        TEST(behind_the_other_worker),   TEST(deaf_until_they_begin_afresh),
+        TEST(ahead_of_the_other_worker), TEST(before_the_first_ring), TEST(nothing_passes_what_is_early),
+        TEST(behind_the_other_worker),   TEST(patient_ones_wait),     TEST(deaf_until_they_begin_afresh),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
