@@ -76,7 +76,11 @@ class Relay(Server):
 
 class Rookery(Server):
     """A node of our own; build: where rookeryd and rookeryctl are."""
-    name, build = "rookery", ROOT / "build"
+    name = "rookery"
+
+    def __init__(self, port, users, build=ROOT / "build"):
+        super().__init__(port, users)
+        self.build = build
 
     def start(self):
         node = self.dir / "node"
