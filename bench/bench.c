@@ -276,9 +276,12 @@ static bool configure(void)
                                         .sources = sources,
                                         .source_count = source_count};
     for (unsigned i = 0; i < run.scenario.phase_count; i++) {
-        const struct plan *make = &run.scenario.phases[i].plan[ACT_MAKE];
+        const struct plan *make = &run.scenario.phases[i].plan[ACT_MAKE],
+                          *group = &run.scenario.phases[i].plan[ACT_GROUP];
         if (make->on && make->contacts > run.contacts)
             run.contacts = (unsigned)make->contacts;
+        if (group->on)
+            run.occupants = (unsigned)group->occupants;
     }
     SSL_CTX *tls = run.config.tls = SSL_CTX_new(TLS_client_method());
     if (!tls || SSL_CTX_set_ciphersuites(tls, opt.cipher) != 1) {

@@ -27,6 +27,7 @@ static const struct figure {
     {"availability_percent", "available %", NULL},
     {"worst_gap_ms", "worst gap ms", NULL},
     {"lost", "lost", NULL},
+    {"missed", "missed", NULL},
     {"doubled", "doubled", NULL},
     {"reordered", "reordered", NULL},
     {"errors", "errors", NULL},
@@ -95,11 +96,25 @@ static bool belongs(const json_t *r, const char *scenario, const char *label)
     return strcmp(text_of(r, "scenario"), scenario) == 0 && strcmp(label_of(r), label) == 0;
 }
 
+/* The server has not what the scenario is about: its run says nothing. */
+static bool not_offered(const json_t *r)
+{
+    size_t i;
+    const json_t *name;
+    json_array_foreach(json_object_get(r, "not_offered"), i, name)
+    {
+        if (strcmp(json_string_value(name) ? json_string_value(name) : "", text_of(r, "unit")) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Those with figures. */
 static size_t runs_of(const json_t *results, const char *scenario, const char *label)
 {
     size_t i, n = 0;
     const json_t *r;
-    json_array_foreach(results, i, r) n += belongs(r, scenario, label);
+    json_array_foreach(results, i, r) n += belongs(r, scenario, label) && !not_offered(r);
     return n;
 }
 
@@ -112,7 +127,7 @@ static double median(const json_t *results, const char *scenario, const char *la
     json_array_foreach(results, i, r)
     {
         const json_t *v = json_object_get(json_object_get(r, "figures"), figure);
-        if (belongs(r, scenario, label) && json_is_number(v))
+        if (belongs(r, scenario, label) && json_is_number(v) && !not_offered(r))
             values[n++] = json_number_value(v);
     }
     qsort(values, n, sizeof *values, by_value);
@@ -129,6 +144,11 @@ static bool interesting(const json_t *results, const char *scenario, const struc
             return true;
     }
     return strcmp(figure, "lost") == 0;
+}
+
+static void format_runs(size_t n, char *out, size_t size)
+{
+    snprintf(out, size, n ? "%zu" : "not offered", n);
 }
 
 static void format(double v, char *out, size_t size)
@@ -165,8 +185,10 @@ static void print_scenario(const json_t *results, const char *scenario, FILE *to
     for (size_t i = 0; i < labels.count + (labels.count == 2); i++)
         fputs("---:|", to);
     fprintf(to, "\n| %-26s |", "runs");
-    for (size_t i = 0; i < labels.count; i++)
-        fprintf(to, " %12zu |", runs_of(results, scenario, labels.name[i]));
+    for (size_t i = 0; i < labels.count; i++) {
+        format_runs(runs_of(results, scenario, labels.name[i]), cell, sizeof cell);
+        fprintf(to, " %12s |", cell);
+    }
     fputs(labels.count == 2 ? "              |\n" : "\n", to);
     for (const struct figure *f = rows; f < rows + ROWS; f++) {
         if (!interesting(results, scenario, &labels, f->name))
@@ -202,8 +224,10 @@ static void html_table(const json_t *results, const char *scenario, const struct
         html_text(labels->name[i], to);
     }
     fputs("</tr>\n<tr><td>runs (figures are their medians)</td>", to);
-    for (size_t i = 0; i < labels->count; i++)
-        fprintf(to, "<td class='n'>%zu</td>", runs_of(results, scenario, labels->name[i]));
+    for (size_t i = 0; i < labels->count; i++) {
+        format_runs(runs_of(results, scenario, labels->name[i]), cell, sizeof cell);
+        fprintf(to, "<td class='n'>%s</td>", cell);
+    }
     for (const struct figure *f = rows; f < rows + ROWS; f++) {
         if (!interesting(results, scenario, labels, f->name))
             continue;

@@ -25,9 +25,9 @@ enum kind main_kind(const struct scenario *s)
     static const struct {
         enum activity activity;
         enum kind kind;
-    } order[] = {{ACT_MESSAGE, KIND_MESSAGE}, {ACT_PRESENCE, KIND_PRESENCE}, {ACT_ARCHIVE, KIND_ARCHIVE},
-                 {ACT_ROSTER, KIND_ROSTER},   {ACT_RECONNECT, KIND_RETURN},  {ACT_LOGIN, KIND_LOGIN},
-                 {ACT_PING, KIND_PING}};
+    } order[] = {{ACT_MESSAGE, KIND_MESSAGE}, {ACT_GROUP, KIND_GROUP},   {ACT_PRESENCE, KIND_PRESENCE},
+                 {ACT_ARCHIVE, KIND_ARCHIVE}, {ACT_ROSTER, KIND_ROSTER}, {ACT_RECONNECT, KIND_RETURN},
+                 {ACT_LOGIN, KIND_LOGIN},     {ACT_PING, KIND_PING}};
     for (unsigned i = 0; i < sizeof order / sizeof *order; i++)
         for (unsigned p = 0; p < s->phase_count; p++)
             if (s->phases[p].measure && s->phases[p].plan[order[i].activity].on)
@@ -224,6 +224,15 @@ static void phase_end_at(uint64_t end)
     }
 }
 
+/* The server offers nothing of what the phase wants. */
+static bool nothing_left(const struct phase *p)
+{
+    unsigned wanted = 0;
+    for (unsigned a = 0; a < ACTIVITIES; a++)
+        wanted |= p->plan[a].on ? 1u << a : 0;
+    return wanted && !(wanted & ~run.not_offered);
+}
+
 /* An impatient user's signal ends the phases, so that all streams are closed in order: a server would keep resumable
  * sessions, and give them what the next run sends. */
 static volatile sig_atomic_t interrupted;
@@ -240,7 +249,7 @@ static void run_phase(unsigned i)
     const struct phase *p = &run.scenario.phases[i];
     phase_begin((int)i);
     uint64_t until = at.phase_at + (uint64_t)(p->seconds * 1e9);
-    while (now_ns() < until && !interrupted && !(p->until_done && lanes_done()))
+    while (now_ns() < until && !interrupted && !(p->until_done && lanes_done()) && !nothing_left(p))
         pass_until(until);
     collect(); /* before the next phase begins to count */
     phase_end_at(now_ns());
@@ -250,7 +259,7 @@ static void run_phase(unsigned i)
 
 static uint64_t outstanding(void)
 {
-    uint64_t missing = total(C_SENT) - total(C_RECEIVED), unsent = total(C_CREATED) - total(C_SENT);
+    uint64_t missing = total(C_SENT) - total(C_RECEIVED) - total(C_MISSED), unsent = total(C_CREATED) - total(C_SENT);
     bool acks = run.scenario.client.sm && !(run.not_offered & NO_SM) && !run.config.relay;
     return missing + unsent + (acks ? total(C_SENT) - total(C_ACKED) : 0);
 }

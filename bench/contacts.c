@@ -44,7 +44,7 @@ bool presence_send(struct session *s, uint64_t due)
     struct circle *c = circle(s);
     unsigned expected = 0;
     for (unsigned i = 0; i < run.contacts; i++)
-        expected += contact(s, i)->stage == ONLINE;
+        expected += contact(s, i)->stage == ONLINE && !contact(s, i)->inactive;
     s->lane->tally->count[C_PRESENCE_EXPECTED] += expected;
     op_due(s->lane, due, expected);
     int len = snprintf(text, sizeof text, "<presence><status>%08x %08x %016llx</status></presence>", run.id, c->sent++,
@@ -79,6 +79,8 @@ void presence_received(struct session *s, const char *xml)
     int i = status ? contact_index(s, xml, "from") : -1;
     if (i < 0 || sscanf(status, "<status>%8x %8x %16llx<", &id, &seq, &due) != 3 || id != run.id || due < s->online_ns)
         return; /* one's own, an earlier run's, or the answer to our coming */
+    if (due < s->active_ns)
+        return; /* what an inactive session gets, and when, is the server's choice */
     struct circle *c = circle(s);
     bool fresh = seq >= c->last[i];
     s->lane->tally->count[fresh ? C_PRESENCE_RECEIVED : C_PRESENCE_DOUBLED]++;

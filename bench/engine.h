@@ -26,12 +26,13 @@ enum stage { OFFLINE, LOGGING_IN, ONLINE };
 /* What a session asked and waits for; one at a time. */
 enum query { Q_NONE, Q_START_ROSTER, Q_START_ARCHIVE, Q_ROSTER, Q_ARCHIVE, Q_PING, Q_MAKE_ROSTER, Q_MAKE_ITEM };
 
-/* Messages to the partner from the oldest not acknowledged to the newest created, numbered from 0. Those from sent on
- * wait for a connection. Without stream management what is sent counts as acknowledged. */
+/* Messages from the oldest not acknowledged to the newest created, numbered from 0. Those from sent on wait for a
+ * connection. Without stream management what is sent counts as acknowledged. */
 struct outbox {
     struct outbound {
         uint64_t due, sent_ns;
         uint32_t sm_at; /* stanzas of the stream when it was sent, itself included */
+        uint32_t units; /* deliveries that it is due for */
     } * ring;
     uint32_t cap, created, sent, acked, ever_sent;
 };
@@ -57,6 +58,29 @@ struct circle {
     bool made;
 };
 
+/* Rooms of a lane (XEP-0045): run.occupants slots one after the other are one. */
+struct rooms {
+    bool wanted;
+    char service[256]; /* where rooms are; empty: not known yet */
+    char candidates[8][256];
+    unsigned candidate_count, answers, joining, parallel, asker;
+    uint64_t ask_at, swept_at;
+    struct room {
+        bool open; /* made and unlocked: others get in */
+        unsigned joining;
+    } * room;
+};
+
+/* A session as an occupant of its room. */
+struct member {
+    enum { OUT, JOINING, IN } state;
+    uint64_t at; /* when joining: since when; when out: it does not try again before */
+    struct outbox out;
+    unsigned char *said; /* for each own message a bit for each occupant that should have it, then for each that has */
+    size_t said_bytes;
+    uint32_t *next; /* by occupant: the number behind the newest that it has */
+};
+
 struct session {
     struct client client;
     struct scram_key key;
@@ -71,8 +95,8 @@ struct session {
     enum { STEP_ROSTER, STEP_ARCHIVE, STEP_END } step; /* of the login */
     uint64_t due;                                      /* of the login that is under way */
     uint64_t back_at;                                  /* planned return; 0: none */
-    uint64_t online_ns;
-    char *token; /* what to resume with */
+    uint64_t online_ns, active_ns;                     /* since when it is online; since when not inactive */
+    char *token;                                       /* what to resume with */
     uint32_t handled;
     enum query query;
     uint32_t query_id;
@@ -81,6 +105,7 @@ struct session {
     struct outbox out;
     struct inbox in;
     struct circle *circle;
+    struct member *member;
 };
 
 /* What became of operations that were due in one second. */
@@ -109,6 +134,7 @@ struct lane {
     unsigned returning_count;
     struct arrivals arrivals[ACTIVITIES];
     uint64_t swept_at, random;
+    struct rooms rooms;
     struct tally *tally;
     struct second *seconds;
     unsigned second_count;
@@ -123,7 +149,7 @@ enum { NO_SM = 1u << ACTIVITIES }; /* not_offered: bits of activities, and this 
 extern struct run {
     struct scenario scenario;
     struct client_config config, nodes[NODES_MAX];
-    unsigned node_count, lane_count, contacts;
+    unsigned node_count, lane_count, contacts, occupants;
     uint32_t id; /* tells our messages from those an earlier run left behind */
     bool wants_messages;
     struct lane *lanes;
@@ -152,6 +178,8 @@ void op_due(struct lane *l, uint64_t due, unsigned n);
 void op_done(struct lane *l, enum kind kind, uint64_t due);
 /* The same with a latency that counts from later. */
 void op_done_since(struct lane *l, enum kind kind, uint64_t due, uint64_t since);
+/* A message came from one session to another. */
+void op_delivered(struct session *to, const struct session *from, enum kind kind, uint64_t due);
 void not_offered(unsigned bit);
 
 /* session.c */
@@ -165,6 +193,17 @@ struct session *session_next(struct lane *l, unsigned *cursor, bool idle);
 void session_timeouts(struct lane *l, uint64_t now);
 void session_error(struct session *s, const char *what);
 
+/* outbox.c */
+/* False: full. */
+bool outbox_add(struct outbox *o, uint64_t due, unsigned units);
+/* Sends what waits, while there is a connection; again: not for the first time. */
+void outbox_flush(struct session *s, struct outbox *o,
+                  void (*send)(struct session *s, struct outbound *m, uint32_t seq, bool again));
+/* h counts modulo 2^32 (XEP-0198 section 4). */
+void outbox_acked(struct session *s, struct outbox *o, uint32_t h);
+/* A new stream: what is not acknowledged is sent again in it. */
+void outbox_again(struct outbox *o);
+
 /* message.c */
 /* The first so many sessions of a lane write. */
 unsigned message_writers(const struct lane *l, const struct plan *plan);
@@ -174,8 +213,10 @@ void message_flush(struct session *s);
 void message_refill(struct session *s);
 void message_received(struct session *s, const char *xml);
 void message_acked(struct session *s, uint32_t h);
-/* A new stream: what is not acknowledged is sent again in it. */
-void message_again(struct session *s);
+/* Sends a body with its numbers in it, and reads such a body: false when it is none of this run. */
+void message_send(struct session *s, const struct outbound *m, uint32_t seq, const char *to, const char *type,
+                  const struct plan *plan);
+bool message_numbers(const char *xml, unsigned *user, unsigned *seq, uint64_t *due);
 
 /* contacts.c */
 bool presence_send(struct session *s, uint64_t due);
@@ -186,6 +227,23 @@ void make_roster(struct session *s, const char *xml);
 void make_next(struct session *s);
 void roster_pushed(struct session *s, const char *xml);
 void make_timeouts(struct lane *l, uint64_t now);
+
+/* group.c */
+/* Finds the service, and joins who should be in a room and is not. */
+void group_turn(struct lane *l, uint64_t now);
+/* Everybody who is online is in; or there are no rooms. */
+bool group_done(const struct lane *l);
+/* The next session of the cursor writes to its room; false: there is none. */
+bool group_create(struct lane *l, unsigned *cursor, uint64_t due);
+void group_flush(struct session *s);
+void group_received(struct session *s, const char *xml);
+/* False: it is of no room. */
+bool group_presence(struct session *s, const char *xml);
+/* A message came back: if from its room, it is no longer in. */
+void group_bounced(struct session *s, const char *xml);
+bool group_answered(struct session *s, const char *id, bool error, const char *xml);
+/* It is out of its room. excused: because the scenario sent it away; what is on its way to it is not lost then. */
+void group_left(struct session *s, bool excused);
 
 /* query.c */
 bool query_send(struct session *s, enum query query, uint64_t due);

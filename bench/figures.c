@@ -3,12 +3,14 @@
 #include <stdio.h>
 #include <string.h>
 
-const char *const kind_names[KINDS] = {"message",  "waited",  "ack",    "login", "return",
-                                       "presence", "archive", "roster", "ping"};
+const char *const kind_names[KINDS] = {"message",  "group",   "waited", "ack",  "login", "return",
+                                       "presence", "archive", "roster", "ping", "join"};
 
 const char *const counter_names[COUNTERS] = {"created",
                                              "sent",
                                              "received",
+                                             "missed",
+                                             "received_inactive",
                                              "doubled",
                                              "redelivered",
                                              "reordered",
@@ -24,6 +26,7 @@ const char *const counter_names[COUNTERS] = {"created",
                                              "presence_expected",
                                              "presence_received",
                                              "presence_doubled",
+                                             "csi_switches",
                                              "skipped",
                                              "archive_messages",
                                              "wire_bytes_in",

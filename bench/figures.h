@@ -10,6 +10,7 @@
 /* Operations with a latency, counted from when they were due. */
 enum kind {
     KIND_MESSAGE, /* until the partner has it */
+    KIND_GROUP,   /* a message to a room, until one occupant has it */
     KIND_WAITED,  /* a message one of whose two was away because the scenario sent it away; counted from their return */
     KIND_ACK,     /* a message, from its sending until its acknowledgement (XEP-0198) */
     KIND_LOGIN,   /* until presence is sent, the roster and the archive's newest are there (as the scenario wants) */
@@ -18,14 +19,17 @@ enum kind {
     KIND_ARCHIVE,  /* a page */
     KIND_ROSTER,
     KIND_PING,
+    KIND_JOIN, /* from asking to be let into a room until being in */
     KINDS
 };
 extern const char *const kind_names[KINDS];
 
 enum counter {
-    C_CREATED, /* messages that were due */
+    C_CREATED, /* messages that were due; of one to a room each delivery counts, here and below */
     C_SENT,    /* of them, at least once given to a connection */
     C_RECEIVED,
+    C_MISSED,            /* deliveries to those who were not in the room, or left it on purpose before it came */
+    C_RECEIVED_INACTIVE, /* of those received, by a session that was inactive (XEP-0352) */
     C_DOUBLED,
     C_REDELIVERED, /* again in a later session, under the same stanza-id: what a server does when it had no
                       acknowledgement */
@@ -42,6 +46,7 @@ enum counter {
     C_PRESENCE_EXPECTED,
     C_PRESENCE_RECEIVED,
     C_PRESENCE_DOUBLED,
+    C_CSI,     /* sessions became inactive, or active again */
     C_SKIPPED, /* operations for which no session was free */
     C_ARCHIVE_MESSAGES,
     C_WIRE_IN,

@@ -61,6 +61,22 @@ void op_done_since(struct lane *l, enum kind kind, uint64_t due, uint64_t since)
         second->worst = took;
 }
 
+/* When it came back from where the scenario had sent it, or will. */
+static uint64_t returned(const struct session *s)
+{
+    return s->sent_away ? s->due : 0;
+}
+
+void op_delivered(struct session *to, const struct session *from, enum kind kind, uint64_t due)
+{
+    uint64_t since = returned(to) > returned(from) ? returned(to) : returned(from);
+    to->lane->tally->count[C_RECEIVED_INACTIVE] += to->inactive;
+    if (due < since)
+        op_done_since(to->lane, KIND_WAITED, due, since);
+    else
+        op_done(to->lane, kind, due);
+}
+
 /* ---- when ---- */
 
 static const struct phase *phase_now(const struct lane *l)
@@ -139,6 +155,8 @@ static bool toggle(struct session *s)
     }
     const char *text = s->inactive ? "<active xmlns='urn:xmpp:csi:0'/>" : "<inactive xmlns='urn:xmpp:csi:0'/>";
     s->inactive = !s->inactive;
+    s->active_ns = s->inactive ? NEVER : now_ns();
+    s->lane->tally->count[C_CSI]++;
     client_send(&s->client, text, strlen(text), 0);
     return true;
 }
@@ -186,6 +204,8 @@ static bool perform(struct lane *l, enum activity a, const struct plan *plan, ui
     case ACT_MESSAGE:
         s = next_writer(l, plan, cursor);
         return s && message_create(s, due);
+    case ACT_GROUP:
+        return group_create(l, cursor, due);
     default:
         if (!(s = session_next(l, cursor, asks)))
             return false;
@@ -299,7 +319,7 @@ static bool all_done(const struct lane *l)
     bool connected = !p->plan[ACT_CONNECT].on || (l->arrivals[ACT_CONNECT].cursor >= l->slots && !l->logging_in);
     connected = connected && (!p->plan[ACT_LOGIN].on || (l->arrivals[ACT_LOGIN].cursor >= l->slots && !l->logging_in));
     bool made = !p->plan[ACT_MAKE].on || (l->arrivals[ACT_MAKE].cursor >= l->slots && !l->making);
-    return connected && made;
+    return connected && made && (!p->plan[ACT_GROUP].on || group_done(l));
 }
 
 static uint64_t turn(struct lane *l, uint64_t now)
@@ -316,6 +336,7 @@ static uint64_t turn(struct lane *l, uint64_t now)
         next = due < next ? due : next;
     }
     session_timeouts(l, now);
+    group_turn(l, now);
     l->done = all_done(l);
     l->tally->count[C_WIRE_IN] += client_traffic.in - l->traffic.in;
     l->tally->count[C_WIRE_OUT] += client_traffic.out - l->traffic.out;
@@ -362,6 +383,8 @@ static void lane_make(struct lane *l, unsigned index, unsigned slots, unsigned f
     l->sessions = need(slots, sizeof *l->sessions);
     l->returning = need(slots, sizeof *l->returning);
     l->tally = need(1, sizeof *l->tally);
+    l->rooms.room = need(run.occupants ? slots / run.occupants + 1 : 0, sizeof *l->rooms.room);
+    strcpy(l->rooms.service, run.scenario.client.rooms);
     pthread_mutex_init(&l->lock, NULL);
     if (RAND_bytes((unsigned char *)&l->random, sizeof l->random) != 1)
         abort();
@@ -377,8 +400,8 @@ static void lane_make(struct lane *l, unsigned index, unsigned slots, unsigned f
 void lanes_start(unsigned threads)
 {
     unsigned pairs = ((unsigned)run.scenario.sessions + 1) / 2, first = 0;
-    while (threads > 1 && pairs / threads * 2 <= run.contacts)
-        threads--; /* circles lie inside of a lane */
+    while (threads > 1 && (pairs / threads * 2 <= run.contacts || pairs / threads * 2 < run.occupants))
+        threads--; /* circles and rooms lie inside of a lane */
     run.lane_count = threads < pairs ? threads : pairs;
     run.lanes = need(run.lane_count, sizeof *run.lanes);
     run.phase = PHASE_NONE;

@@ -1,39 +1,18 @@
-/* Messages between the two of a pair: created when due, sent when there is a connection, sent again when they were not
- * acknowledged; at the other end lost, doubled and reordered ones are told by the numbers in their bodies. */
+/* Messages between the two of a pair; at the other end lost, doubled and reordered ones are told by the numbers in
+ * their bodies. */
 #include "engine.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { RING_FIRST = 16, RING_MAX = 8192, RECENT = 64 };
+enum { RECENT = 64 };
 
 static struct session *partner(const struct session *s)
 {
     return &s->lane->sessions[s->slot ^ 1];
 }
 
-static struct outbound *outbound(const struct outbox *o, uint32_t seq)
-{
-    return &o->ring[seq & (o->cap - 1)];
-}
-
 /* ---- sending ---- */
-
-static bool grow_ring(struct outbox *o)
-{
-    uint32_t cap = o->cap ? 2 * o->cap : RING_FIRST;
-    if (cap > RING_MAX)
-        return false;
-    struct outbound *ring = malloc(cap * sizeof *ring);
-    if (!ring)
-        abort();
-    for (uint32_t seq = o->acked; seq != o->created; seq++)
-        ring[seq & (cap - 1)] = *outbound(o, seq);
-    free(o->ring);
-    o->ring = ring;
-    o->cap = cap;
-    return true;
-}
 
 static const struct plan *message_plan(const struct lane *l)
 {
@@ -52,44 +31,37 @@ static char *put_filler(char *at, int left)
     return at;
 }
 
-static void send_one(struct session *s, uint32_t seq)
+void message_send(struct session *s, const struct outbound *m, uint32_t seq, const char *to, const char *type,
+                  const struct plan *plan)
 {
     enum { NUMBERS = 44 }; /* bytes of the body that are not filler */
-    const struct plan *plan = message_plan(s->lane);
-    struct outbound *m = outbound(&s->out, seq);
     struct client *c = &s->client;
     char text[9000], *at = text;
-    at += sprintf(at, "<message to='user%u@%.200s' type='chat' id='m%x-%u'><body>%08x %08x %08x %016llx ",
-                  user_of(partner(s)), run.config.domain, run.id, seq, run.id, user_of(s), seq,
-                  (unsigned long long)m->due);
+    at += sprintf(at, "<message to='%.400s' type='%s' id='%c%x-%u'><body>%08x %08x %08x %016llx ", to, type, *type,
+                  run.id, seq, run.id, user_of(s), seq, (unsigned long long)m->due);
     at = put_filler(at, (int)plan->body - NUMBERS);
     at += sprintf(at, "</body>");
     if (!plan->store)
         at += sprintf(at, "<no-store xmlns='urn:xmpp:hints'/>");
     if (run.scenario.client.origin_id)
-        at += sprintf(at, "<origin-id xmlns='urn:xmpp:sid:0' id='m%x-%u-%u'/>", run.id, user_of(s), seq);
+        at += sprintf(at, "<origin-id xmlns='urn:xmpp:sid:0' id='%c%x-%u-%u'/>", *type, run.id, user_of(s), seq);
     at += sprintf(at, "</message>");
     if (c->counting_out && (seq + 1) % (uint32_t)plan->ack_every == 0)
         at += sprintf(at, "<r xmlns='urn:xmpp:sm:3'/>");
-    m->sent_ns = now_ns();
-    m->sm_at = c->sm_sent + 1;
     client_send(c, text, (size_t)(at - text), 1);
+}
+
+static void send_one(struct session *s, struct outbound *m, uint32_t seq, bool again)
+{
+    char to[300];
+    s->lane->tally->count[again ? C_RESENT : C_SENT]++;
+    snprintf(to, sizeof to, "user%u@%.200s", user_of(partner(s)), run.config.domain);
+    message_send(s, m, seq, to, "chat", message_plan(s->lane));
 }
 
 void message_flush(struct session *s)
 {
-    struct outbox *o = &s->out;
-    struct tally *t = s->lane->tally;
-    while (s->stage == ONLINE && s->client.state == CLIENT_READY && o->sent != o->created) {
-        uint32_t seq = o->sent++;
-        bool again = seq < o->ever_sent;
-        t->count[again ? C_RESENT : C_SENT]++;
-        if (!again)
-            o->ever_sent = seq + 1;
-        if (!s->client.counting_out)
-            o->acked = o->sent;
-        send_one(s, seq);
-    }
+    outbox_flush(s, &s->out, send_one);
 }
 
 unsigned message_writers(const struct lane *l, const struct plan *plan)
@@ -100,11 +72,8 @@ unsigned message_writers(const struct lane *l, const struct plan *plan)
 
 bool message_create(struct session *s, uint64_t due)
 {
-    struct outbox *o = &s->out;
-    if (o->created - o->acked >= o->cap && !grow_ring(o))
+    if (!outbox_add(&s->out, due, 1))
         return false;
-    outbound(o, o->created)->due = due;
-    o->created++;
     s->lane->tally->count[C_CREATED]++;
     op_due(s->lane, due, 1);
     message_flush(s);
@@ -125,25 +94,12 @@ void message_refill(struct session *s)
             return;
 }
 
-/* h counts modulo 2^32 (XEP-0198 section 4). */
 void message_acked(struct session *s, uint32_t h)
 {
-    struct outbox *o = &s->out;
-    uint64_t now = now_ns();
-    while (o->acked != o->sent) {
-        const struct outbound *m = outbound(o, o->acked);
-        if ((int32_t)(h - m->sm_at) < 0)
-            break;
-        o->acked++;
-        s->lane->tally->count[C_ACKED]++;
-        hist_add(&s->lane->tally->latency[KIND_ACK], now - m->sent_ns);
-    }
+    outbox_acked(s, &s->out, h);
+    if (s->member)
+        outbox_acked(s, &s->member->out, h);
     message_refill(s);
-}
-
-void message_again(struct session *s)
-{
-    s->out.sent = s->out.acked;
 }
 
 /* ---- receiving ---- */
@@ -192,12 +148,6 @@ static void remember_id(struct inbox *in, uint32_t seq, uint32_t id)
     in->recent[seq % RECENT].id = id;
 }
 
-/* When it came back from where the scenario had sent it, or will. */
-static uint64_t returned(const struct session *s)
-{
-    return s->sent_away ? s->due : 0;
-}
-
 static void take(struct session *s, uint32_t seq, uint64_t due, uint32_t id)
 {
     struct tally *t = s->lane->tally;
@@ -215,32 +165,43 @@ static void take(struct session *s, uint32_t seq, uint64_t due, uint32_t id)
     in->received++;
     t->count[C_RECEIVED]++;
     struct session *sender = partner(s);
-    uint64_t since = returned(s) > returned(sender) ? returned(s) : returned(sender);
-    if (due < since)
-        op_done_since(s->lane, KIND_WAITED, due, since);
-    else
-        op_done(s->lane, KIND_MESSAGE, due);
+    op_delivered(s, sender, KIND_MESSAGE, due);
     if (!sender->client.counting_out)
         message_refill(sender);
 }
 
+bool message_numbers(const char *xml, unsigned *user, unsigned *seq, uint64_t *due)
+{
+    unsigned id;
+    unsigned long long when;
+    const char *body = strstr(xml, "<body>");
+    if (!body || sscanf(body, "<body>%8x %8x %8x %16llx ", &id, user, seq, &when) != 4 || id != run.id)
+        return false;
+    *due = when;
+    return true;
+}
+
 void message_received(struct session *s, const char *xml)
 {
-    unsigned id, user, seq;
-    unsigned long long due;
+    unsigned user, seq;
+    uint64_t due;
     char type[16];
+    bool typed = xml_attribute(xml, "type", type, sizeof type);
+    if (typed && strcmp(type, "groupchat") == 0) {
+        group_received(s, xml);
+        return;
+    }
     if (strstr(xml, "<forwarded") ||
         strstr(xml, "urn:xmpp:mam:2")) { /* a row of the archive; carbons are not enabled */
         s->lane->tally->count[C_ARCHIVE_MESSAGES]++;
         return;
     }
-    if (xml_attribute(xml, "type", type, sizeof type) && strcmp(type, "error") == 0) {
+    if (typed && strcmp(type, "error") == 0) {
+        group_bounced(s, xml);
         session_error(s, xml);
         return;
     }
-    const char *body = strstr(xml, "<body>");
-    if (!body || sscanf(body, "<body>%8x %8x %8x %16llx ", &id, &user, &seq, &due) != 4 || id != run.id ||
-        user != user_of(partner(s)) || seq >= partner(s)->out.created)
+    if (!message_numbers(xml, &user, &seq, &due) || user != user_of(partner(s)) || seq >= partner(s)->out.created)
         s->lane->tally->count[C_FOREIGN]++;
     else
         take(s, seq, due, stanza_id(xml));

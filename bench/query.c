@@ -128,6 +128,8 @@ void query_answered(struct session *s, char *xml)
         roster_pushed(s, xml);
         return;
     }
+    if (group_answered(s, id, strcmp(type, "error") == 0, xml))
+        return;
     snprintf(expect, sizeof expect, "q%u", s->query_id);
     enum query query = s->query;
     if (query == Q_NONE || strcmp(id, expect))

@@ -103,7 +103,7 @@ static json_t *make_figures(const struct measured *m)
     set(o, "sessions", m->all.online, 0);
     for (int c = 0; c < COUNTERS; c++)
         set(o, counter_names[c], (double)count[c], 0);
-    set(o, "lost", (double)count[C_SENT] - (double)count[C_RECEIVED], 0);
+    set(o, "lost", (double)count[C_SENT] - (double)count[C_RECEIVED] - (double)count[C_MISSED], 0);
     set(o, "unsent", (double)count[C_CREATED] - (double)count[C_SENT], 0);
     set(o, "presence_missing", (double)count[C_PRESENCE_EXPECTED] - (double)count[C_PRESENCE_RECEIVED], 0);
     set_availability(o, m->first_measured, m->end);

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <yaml.h>
 
-const char *const activity_names[ACTIVITIES] = {"connect", "login",  "make", "message",   "presence",
+const char *const activity_names[ACTIVITIES] = {"connect", "login",  "make", "message",   "group", "presence",
                                                 "archive", "roster", "ping", "reconnect", "csi"};
 
 static const char *const activity_about[ACTIVITIES] = {
@@ -15,6 +15,7 @@ static const char *const activity_about[ACTIVITIES] = {
     "offline sessions log in and leave at once",
     "rosters and subscriptions are made where they are missing",
     "one of a pair of sessions writes to the other",
+    "one of a room writes to all in it, itself too (XEP-0045); without rate they only join",
     "a session tells its contacts a new status",
     "pages of the own archive, from the newest backwards (XEP-0313)",
     "the whole roster is asked for",
@@ -43,8 +44,8 @@ struct key {
     }
 #define A(activity) (1u << ACT_##activity)
 #define RATED                                                                                                          \
-    (A(LOGIN) | A(MESSAGE) | A(PRESENCE) | A(ARCHIVE) | A(ROSTER) | A(PING) | A(RECONNECT) | A(CSI) | A(CONNECT) |     \
-     A(MAKE))
+    (A(LOGIN) | A(MESSAGE) | A(GROUP) | A(PRESENCE) | A(ARCHIVE) | A(ROSTER) | A(PING) | A(RECONNECT) | A(CSI) |       \
+     A(CONNECT) | A(MAKE))
 
 #define S(field) offsetof(struct scenario, field)
 static const struct key scenario_keys_table[] = {
@@ -68,6 +69,8 @@ static const struct key habit_keys[] = {
     {"origin_id", WORD, H(origin_id), 0, 0, "messages carry an origin-id (XEP-0359)", YES_NO},
     {"reconnect", NUMBER, H(reconnect), 0, 3600,
      "seconds until it comes back when it was cut off, give or take a half; 0: never"},
+    {"rooms", TEXT, H(rooms), 1, sizeof(((struct habits *)0)->rooms),
+     "the service with rooms (XEP-0045); without, the server is asked for it"},
 };
 
 #define P(field) offsetof(struct phase, field)
@@ -79,7 +82,7 @@ static const struct key phase_keys[] = {
      P(until_done),
      0,
      0,
-     "done: ends when connect, login or make were everybody's turn once",
+     "done: ends when connect, login or make were everybody's turn once, and all of group are in",
      {"time", "done"}},
     {"measure", WORD, P(measure), 0, 0, "counts into the figures (lost, doubled and the like are always counted)",
      YES_NO},
@@ -88,12 +91,14 @@ static const struct key phase_keys[] = {
 #define F(field) offsetof(struct plan, field)
 static const struct key plan_keys[] = {
     {"rate", RANGE, F(rate), 0, 1e7, "a second, all sessions together; [from, to] is a ramp", .of = RATED},
-    {"parallel", WHOLE, F(parallel), 1, 1e6, "so many at a time", .of = A(CONNECT) | A(LOGIN) | A(MAKE)},
+    {"parallel", WHOLE, F(parallel), 1, 1e6, "so many at a time (group: join)",
+     .of = A(CONNECT) | A(LOGIN) | A(MAKE) | A(GROUP)},
     {"window", WHOLE, F(window), 1, 256, "without rate: so many on their way per session", .of = A(MESSAGE)},
     {"pairs", WHOLE, F(pairs), 0, 5e5, "so many pairs write, at least one a thread; 0: all", .of = A(MESSAGE)},
-    {"body", WHOLE, F(body), 44, 8192, "bytes of a message's body", .of = A(MESSAGE)},
-    {"ack_every", WHOLE, F(ack_every), 1, 256, "with sm: an acknowledgement is asked for so often", .of = A(MESSAGE)},
-    {"store", WORD, F(store), 0, 0, "false: messages carry <no-store/> (XEP-0334)", YES_NO, A(MESSAGE)},
+    {"body", WHOLE, F(body), 44, 8192, "bytes of a message's body", .of = A(MESSAGE) | A(GROUP)},
+    {"ack_every", WHOLE, F(ack_every), 1, 256, "with sm: an acknowledgement is asked for so often",
+     .of = A(MESSAGE) | A(GROUP)},
+    {"store", WORD, F(store), 0, 0, "false: messages carry <no-store/> (XEP-0334)", YES_NO, A(MESSAGE) | A(GROUP)},
     {"page", WHOLE, F(page), 1, 1000, "messages in a page", .of = A(ARCHIVE)},
     {"pages", WHOLE, F(pages), 1, 1000, "pages that are read one after the other", .of = A(ARCHIVE)},
     {"share", NUMBER, F(share), 0.001, 100, "without rate: per cent of the sessions, all at once", .of = A(RECONNECT)},
@@ -102,6 +107,7 @@ static const struct key plan_keys[] = {
     {"cut", WORD, F(cut), 0, 0, "the connection just ends; false: the stream is closed first", YES_NO, A(RECONNECT)},
     {"contacts", WHOLE, F(contacts), 0, 64, "other sessions each is mutually subscribed to; even", .of = A(MAKE)},
     {"items", WHOLE, F(items), 0, 2000, "roster items without subscription besides", .of = A(MAKE)},
+    {"occupants", WHOLE, F(occupants), 2, 1000, "sessions in a room", .of = A(GROUP)},
 };
 #define COUNT(table) (sizeof(table) / sizeof *(table))
 
@@ -113,6 +119,7 @@ static const struct plan plan_defaults = {.parallel = 16,
                                           .pages = 1,
                                           .share = 100,
                                           .contacts = 10,
+                                          .occupants = 20,
                                           .store = true,
                                           .cut = true};
 static const struct phase phase_defaults = {.measure = true};
@@ -290,7 +297,7 @@ static bool read_activity(struct reader *r, void *base, const char *name, const 
 
 static const struct map phase_map = {
     "phase", phase_keys,    COUNT(phase_keys),
-    0,       read_activity, "connect, login, make, message, presence, archive, roster, ping, reconnect, csi"};
+    0,       read_activity, "connect, login, make, message, group, presence, archive, roster, ping, reconnect, csi"};
 
 static void read_phases(struct reader *r, struct scenario *s, const yaml_node_t *n)
 {
@@ -473,10 +480,17 @@ bool scenario_set(struct scenario *s, const char *assignment, FILE *errors)
 bool scenario_check(const struct scenario *s, FILE *errors)
 {
     unsigned mistakes = 0;
+    double occupants = 0;
     for (const struct phase *p = s->phases; p < s->phases + s->phase_count; p++) {
         const struct plan *login = &p->plan[ACT_LOGIN], *make = &p->plan[ACT_MAKE];
-        if (p->until_done && !p->plan[ACT_CONNECT].on && !make->on && !login->on)
-            mistakes++, fprintf(errors, "%s: phase %s: until: done needs connect, login or make\n", s->name, p->name);
+        const struct plan *group = &p->plan[ACT_GROUP];
+        if (p->until_done && !p->plan[ACT_CONNECT].on && !make->on && !login->on && !group->on)
+            mistakes++,
+                fprintf(errors, "%s: phase %s: until: done needs connect, login, make or group\n", s->name, p->name);
+        if (group->on && (group->occupants > s->sessions || (occupants > 0 && group->occupants != occupants)))
+            mistakes++, fprintf(errors, "%s: phase %s: occupants must be the same everywhere, at most sessions\n",
+                                s->name, p->name);
+        occupants = group->on ? group->occupants : occupants;
         if (login->on && p->plan[ACT_CONNECT].on)
             mistakes++, fprintf(errors, "%s: phase %s: login and connect want the same sessions\n", s->name, p->name);
         if (make->on && ((long)make->contacts % 2 || make->contacts >= s->sessions))

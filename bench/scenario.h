@@ -23,6 +23,7 @@ enum activity {
     ACT_LOGIN,     /* offline sessions log in and leave at once */
     ACT_MAKE,      /* rosters and subscriptions are made where they are missing */
     ACT_MESSAGE,   /* one of a pair writes to the other */
+    ACT_GROUP,     /* one of a room writes to all in it (XEP-0045) */
     ACT_PRESENCE,  /* a session tells its contacts a new status */
     ACT_ARCHIVE,   /* pages of the own archive (XEP-0313), backwards */
     ACT_ROSTER,    /* the whole roster */
@@ -36,7 +37,7 @@ enum activity {
 struct plan {
     bool on;
     double rate[2];  /* a second, all sessions together, at the phase's begin and end; 0: no open loop */
-    double parallel; /* so many at a time (connect, login, make) */
+    double parallel; /* so many at a time (connect, login, make, group: joining) */
     double window;   /* so many on their way per session, without a rate (message) */
     double pairs;    /* so many of them write; 0: all (message) */
     double body, ack_every;
@@ -44,6 +45,7 @@ struct plan {
     double share;    /* per cent of the sessions, all at once, without a rate (reconnect) */
     double after[2]; /* seconds until they come back: between these (reconnect) */
     double contacts, items;
+    double occupants;
     bool store; /* false: <no-store/> */
     bool cut;   /* without closing the stream */
 };
@@ -60,6 +62,7 @@ struct habits {
     bool presence, roster, sm, resume, origin_id;
     double catch_up;  /* newest messages of the archive asked for when logging in */
     double reconnect; /* seconds until a session that was cut off comes back, give or take a half; 0: never */
+    char rooms[256];  /* the service with rooms; empty: it is asked for */
 };
 
 struct threshold {

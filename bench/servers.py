@@ -58,7 +58,7 @@ class Server:
 
 
 class Relay(Server):
-    name, leaves_out = "relay", ("login-storm", "chat-acked", "presence", "archive")
+    name, leaves_out = "relay", ("login-storm", "chat-acked", "presence", "group", "archive")
 
     def start(self):
         self.process = subprocess.Popen([ROOT / "build/rookery-relay", str(self.port)])
@@ -112,7 +112,7 @@ class Prosody(Peer):
 
 
 class Jabberd2(Peer):
-    name, leaves_out, mechanism = "jabberd2", ("chat-acked", "archive"), "PLAIN"
+    name, leaves_out, mechanism = "jabberd2", ("chat-acked", "group", "archive"), "PLAIN"
 
 
 SERVERS = {c.name: c for c in (Relay, Rookery, Ejabberd, Prosody, Jabberd2)}

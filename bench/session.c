@@ -68,6 +68,7 @@ static void online(struct session *s)
     s->stage = ONLINE;
     s->online_ns = now_ns();
     s->inactive = false;
+    s->active_ns = s->online_ns;
     l->logging_in--;
     l->online++;
     l->tally->count[C_LOGINS]++;
@@ -79,9 +80,12 @@ static void online(struct session *s)
         return;
     }
     s->comes_new = false;
-    message_again(s);
+    outbox_again(&s->out);
     message_flush(s);
     message_refill(s);
+    if (s->member)
+        outbox_again(&s->member->out);
+    group_flush(s);
 }
 
 static void send_presence(struct session *s)
@@ -140,6 +144,7 @@ static void on_ready(struct client *c)
     free(s->token);
     s->token = NULL;
     contacts_new_session(s);
+    group_left(s, false);
     s->step = STEP_ROSTER;
     session_go_on(s);
 }
@@ -184,6 +189,8 @@ static void on_closed(struct client *c, const char *why)
     s->query = Q_NONE;
     *(was == ONLINE ? &l->online : &l->logging_in) -= 1;
     keep_token(s, c);
+    if (!s->token)
+        group_left(s, planned);
     if (why && !planned)
         ended_unplanned(s, was, why);
     else if (planned && run.phase < PHASE_CLOSE)
@@ -219,6 +226,8 @@ static void on_element(struct client *c, char *xml, size_t len)
     (void)len;
     if (strncmp(xml, "<message", 8) == 0)
         message_received(s, xml);
+    else if (strncmp(xml, "<presence", 9) == 0 && group_presence(s, xml))
+        return;
     else if (strncmp(xml, "<presence", 9) == 0)
         presence_received(s, xml);
     else if (strncmp(xml, "<iq", 3) == 0)

@@ -109,6 +109,25 @@ def test_cut_sessions_resume_and_nothing_is_lost(run):
     assert figures["return_count"] == figures["resumed"] and figures["logins"] == 20 + figures["resumed"]
 
 
+def test_inactive_sessions_get_their_messages(run):
+    code, result = run(CONNECT + "  - { name: day, seconds: 4, message: { rate: 100 }, csi: { rate: 20 } }\n", head="client: { sm: true }\n")
+    figures = clean(result)
+    assert code == 0 and result["not_offered"] == [] and figures["csi_switches"] == 80
+    assert 40 < figures["received_inactive"] < figures["received"] == 400
+
+
+def test_rooms_are_left_out_where_there_are_none(run, tmp_path):
+    """The scenario as it stands: it ends early, and its thresholds on what was not measured are not met."""
+    code, result = run(CONNECT + "  - { name: join, until: done, measure: false, group: { occupants: 5 } }\n"
+                       "  - { name: rooms, seconds: 60, group: { rate: 50, occupants: 5 } }\n", thresholds=["p99_ms < 1000", "lost == 0"])
+    figures = clean(result)
+    assert code == 1 and [t["met"] for t in result["thresholds"]] == [False, True]
+    assert result["not_offered"] == ["group"] and result["unit"] == "group"
+    assert figures["count"] == figures["created"] == 0 and figures["sessions"] == 20 and figures["seconds"] < 10
+    done = bench("compare", tmp_path / "out.json", tmp_path / "out.json")
+    assert done.returncode == 0 and re.search(r"\| runs +\| +not offered \|", done.stdout), done.stdout
+
+
 @pytest.mark.single("kills the process")
 def test_a_fault_in_the_middle(new_server, tmp_path):
     server = new_server()
@@ -181,11 +200,11 @@ def test_compare_takes_medians(tmp_path):
 
 class FakeServer:
     """As much XMPP as a login by PLAIN over direct TLS needs. Every message goes to its recipient, but for those that mishap(n)
-    names for the n-th message: 'lose', 'double' or 'swap' (with the next one of the same recipient)."""
+    names for the n-th message: 'lose', 'double' or 'swap' (with the next one of the same two)."""
 
     def __init__(self, mishap):
         self.mishap, self.done, self.count = mishap, {"lose": 0, "double": 0, "swap": 0}, 0
-        self.writers, self.held = {}, {}
+        self.writers, self.held, self.rooms = {}, {}, {}
         self.ready = threading.Event()
 
     def __enter__(self):
@@ -230,6 +249,16 @@ class FakeServer:
                     say(f"<iq type='result' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><jid>{user}@localhost/x</jid></bind></iq>")
                 elif text.startswith("<message"):
                     self.message(user, text)
+                elif "/disco#" in text:
+                    item = "<item jid='upload.localhost'/><item jid='rooms.localhost'/>" if "#items" in text else ""
+                    feature = "<feature var='http://jabber.org/protocol/muc'/>" if "to='rooms." in text else ""
+                    number = re.search(r"id='(.*?)'", text)[1]
+                    say(f"<iq type='result' id='{number}'><query>{item}{feature}</query></iq>")
+                elif text.startswith("<presence to="):
+                    self.join(user, re.search(r"to='([^/]*)/", text)[1], say)
+                elif "muc#owner" in text:
+                    self.rooms[re.search(r"to='(.*?)'", text)[1]][:0] = [user]
+                    say("<iq type='result' id='muc-open'/>")
                 elif text.startswith("</stream"):
                     say("</stream:stream>")
                     writer.close()
@@ -241,20 +270,34 @@ class FakeServer:
         except ConnectionError:
             return b""
 
+    def join(self, user, room, say):
+        """A room is locked, and nobody in it, until its maker has said that it may be as it is."""
+        made, occupants = room in self.rooms, self.rooms.setdefault(room, [])
+        if made and not occupants:
+            say(f"<presence type='error' from='{room}/{user}'><error type='cancel'><item-not-found/></error></presence>")
+        else:
+            created = "" if made else "<status code='201'/>"
+            say(f"<presence from='{room}/{user}'><x><status code='110'/>{created}</x></presence>")
+            occupants += [user] if made else []
+
     def message(self, user, text):
-        to = re.search(r"to='(\w+)@", text)[1]
+        to = re.search(r"to='([^']*)'", text)[1]
+        for occupant in self.rooms.get(to, [to.partition("@")[0]]):
+            self.deliver(user, occupant, text)
+
+    def deliver(self, user, to, text):
         out = self.writers.get(to)
-        what = self.mishap(self.count) if not self.held.get(to) else None
+        what = self.mishap(self.count) if not self.held.get((user, to)) else None
         self.count += 1
         text = text.replace("<message ", f"<message from='{user}@localhost/x' ").encode()
         if what:
             self.done[what] += 1
         if what == "swap":
-            self.held[to] = text
+            self.held[user, to] = text
             return
         for one in {"lose": [], "double": [text, text]}.get(what, [text]):
             out.write(one)
-        if held := self.held.pop(to, None):
+        if held := self.held.pop((user, to), None):
             out.write(held)
 
 
@@ -270,6 +313,27 @@ def test_what_a_bad_server_does_is_counted(tmp_path, what, figure):
         assert server.done[what] == 10
         assert wrong == {figure: 10} and done.returncode == 1
         assert figures["sent"] == server.count == 200
+
+
+@pytest.mark.parametrize("what,figure", [("lose", "lost"), ("double", "doubled"), ("swap", "reordered"), (None, None)])
+def test_what_a_bad_room_does_is_counted(tmp_path, what, figure):
+    """Rooms of 4, 4 and 2; every delivery is one of the server's messages, which mishap() counts."""
+    scenario, out = tmp_path / "s.yml", tmp_path / "out.json"
+    scenario.write_text("name: rooms\nsessions: 10\ndrain: 1\nphases:\n" + CONNECT +
+                        "  - { name: join, until: done, measure: false, group: { occupants: 4, parallel: 3 } }\n"
+                        "  - { name: write, seconds: 2, group: { rate: 90, occupants: 4 } }\n"
+                        "thresholds:\n  - lost == 0\n  - doubled == 0\n  - reordered == 0\n")
+    with FakeServer(lambda n: what if n % 20 == 7 else None) as server:
+        done = bench(scenario, "--port", server.port, "--direct", "--mechanism", "PLAIN", "--threads", 1, "--json", out)
+        result = json.loads(out.read_text())
+        figures = result["figures"]
+        wrong = {f: figures[f] for f in ("lost", "doubled", "reordered", "missed", "errors", "unsent", "foreign") if figures[f]}
+        assert sorted(map(len, server.rooms.values())) == [2, 4, 4] and result["not_offered"] == []
+        assert figures["sent"] == server.count == 180 // 10 * (4 * 4 + 4 * 4 + 2 * 2)  # each writes in turn
+        hits = server.done[what] if what else 0
+        assert wrong == ({figure: hits} if what else {}) and done.returncode == bool(what)
+        assert figures["count"] == figures["received"] == figures["sent"] - (hits if what == "lose" else 0)
+        assert hits >= 20 or not what
 
 
 def test_a_good_fake_server_is_clean(tmp_path):

@@ -80,7 +80,7 @@ static void tells_mistakes(void **state)
         {HEAD "phases: 3\n", "x.yml:3: phases: a list of phases is needed"},
         {HEAD "phases:\n  - seconds: 5\n", "x.yml:4: phase: a name of letters"},
         {HEAD "phases:\n  - name: a\n", "x.yml:4: phase a: seconds (or until: done) is needed"},
-        {HEAD "phases:\n  - name: a\n    until: done\n", "until: done needs connect, login or make"},
+        {HEAD "phases:\n  - name: a\n    until: done\n", "until: done needs connect, login, make or group"},
         {HEAD STEADY "    message: { rate: -1 }\n",
          "x.yml:6: rate: a number from 0 to 1e+07, or [from, to] is allowed"},
         {HEAD STEADY "    message: { rate: [1, 2, 3] }\n", "x.yml:6: rate:"},
@@ -91,6 +91,13 @@ static void tells_mistakes(void **state)
         {HEAD STEADY "    ping: {}\n", "phase steady: ping needs a rate"},
         {"name: x\nsessions: 5\n" STEADY, "sessions must be even"},
         {HEAD STEADY "    make: { contacts: 3 }\n", "contacts must be even"},
+        {HEAD STEADY "    group: { occupants: 1 }\n", "x.yml:6: occupants: a whole number from 2 to 1000"},
+        {HEAD STEADY "    group: { occupants: 5 }\n", "phase steady: occupants must be the same everywhere, at most"},
+        {HEAD "phases:\n  - { name: a, until: done, group: { occupants: 2 } }\n"
+              "  - { name: b, seconds: 5, group: { rate: 5, occupants: 4 } }\n",
+         "phase b: occupants must be the same everywhere"},
+        {HEAD STEADY "    group: { window: 4 }\n", "x.yml:6: group: no such key: window"},
+        {HEAD "client: { rooms: '' }\n" STEADY, "x.yml:3: rooms:"},
         {HEAD STEADY "thresholds:\n  - p99_ms\n", "x.yml:7: thresholds: FIGURE < NUMBER"},
         {HEAD STEADY "thresholds:\n  - speed > 3\n", "x.yml:7: thresholds: no figure is called speed"},
     };
