@@ -151,7 +151,7 @@ struct config {
         uint32_t max_pending_stanzas;        /* received but not committed, then reading stops; 64 */
         uint32_t max_sessions_per_account;   /* 20 */
         enum bind_conflict conflict;         /* replace */
-        uint32_t parsers;                    /* XML parsers kept ready per worker; 256 */
+        uint32_t parsers;                    /* XML parsers kept ready per worker; 16 */
         uint32_t idle_ping_ms;               /* silence before the server pings; 0: never; 10 min */
         uint32_t ping_timeout_ms;            /* 60 s */
         /* held for an inactive client (XEP-0352); 1000, 256 KiB; 0 stanzas: not offered */

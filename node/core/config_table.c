@@ -229,7 +229,7 @@ const struct option config_options[] = {
            "A resource is bound a second time: the new session replaces the old one, is rejected, or gets another "
            "resource.",
            .words = conflicts),
-    INT(c2s, parsers, "256", 0, 100000, "XML parsers each worker keeps ready for new streams."),
+    INT(c2s, parsers, "16", 0, 100000, "XML parsers each worker keeps ready for streams that get bytes."),
     DURATION(c2s, "idle_ping", idle_ping_ms, 1, "10min", 0, HOURS(24),
              "Silence after which the server pings a client (XEP-0199); 0 is never."),
     DURATION(c2s, "ping_timeout", ping_timeout_ms, 1, "60s", SECONDS(1), HOURS(1),

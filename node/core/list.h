@@ -29,6 +29,14 @@ static inline bool list_linked(const struct list *n)
     return n->next != NULL;
 }
 
+static inline void list_add(struct list *head, struct list *n)
+{
+    n->prev = head;
+    n->next = head->next;
+    head->next->prev = n;
+    head->next = n;
+}
+
 static inline void list_add_tail(struct list *head, struct list *n)
 {
     n->prev = head->prev;

@@ -10,25 +10,25 @@
 #include <sys/random.h>
 
 enum {
-    SPARE_MAX = 16,      /* parsers kept without a stream */
-    BIG = 32 * 1024,     /* a parser that saw a stanza of this size has grown, and is not kept */
-    LIMIT_MAX = 1 << 30, /* expat counts in int */
+    BIG = 32 * 1024,    /* a parser that saw a stanza of this size has grown, and is not kept; */
+    WORN = 64 * 1024,   /* nor one that saw so much of all, for expat remembers every name */
+    LIMIT_MAX = 1 << 30 /* expat counts in int */
 };
 
 enum phase { BEFORE_HEADER, OPEN, CLOSED, FAILED };
 
-/* What only a stream in the middle of something needs. */
+/* What only a stream in the middle of a stanza needs. */
 struct parser {
     struct xml_builder build;
-    struct list link; /* idle ones are in pool->idle, those without a stream in pool->spare */
-    struct xml_stream *owner;
-    struct buf held; /* what came since the last end of a tag */
+    struct list link;   /* pool->spare */
+    const char *header; /* it stands between two stanzas of any stream with this one; NULL: before a header */
+    uint32_t fed;
     bool big;
 };
 
 struct xml_pool {
-    struct list idle, spare; /* idle: the least recently used is the first */
-    unsigned hot, idle_count, spare_count;
+    struct list spare; /* without a stream; the one used last comes first */
+    unsigned max, count;
     unsigned long salt;
 };
 
@@ -37,7 +37,8 @@ struct xml_stream {
     const struct xml_stream_ops *ops;
     void *arg;
     struct parser *parser; /* NULL: none needed now */
-    const char *prime;     /* a header with the names and namespaces of the peer's; for the next parser */
+    struct buf held;       /* what came since the last end of a tag */
+    const char *prime;     /* a header with the names and namespaces of the peer's; for its parsers */
     const char *why;
     struct xml_limits limits;
     uint32_t used; /* raw bytes since the end of the last stanza, white space before the next not counted */
@@ -49,14 +50,40 @@ struct xml_stream {
 
 enum { BOM_DONE = 3 };
 
+/* ---- headers that are kept ---- */
+
+static const char *const usual_headers[] = {
+    "<stream:stream xmlns=\"" NS_CLIENT "\" xmlns:stream=\"" NS_STREAM "\">",
+    "<stream:stream xmlns=\"" NS_SERVER "\" xmlns:stream=\"" NS_STREAM "\">",
+};
+
+static const char *header_copy(const char *h, size_t n)
+{
+    for (unsigned i = 0; i < sizeof usual_headers / sizeof *usual_headers; i++)
+        if (strlen(usual_headers[i]) == n && !memcmp(h, usual_headers[i], n))
+            return usual_headers[i];
+    return xstrndup(h, n);
+}
+
+static void header_free(const char **h)
+{
+    if (*h != usual_headers[0] && *h != usual_headers[1])
+        free((char *)*h);
+    *h = NULL;
+}
+
+static bool header_same(const char *a, const char *b)
+{
+    return a == b || (a && b && !strcmp(a, b));
+}
+
 /* ---- pool ---- */
 
-struct xml_pool *xml_pool_new(unsigned hot)
+struct xml_pool *xml_pool_new(unsigned max)
 {
     struct xml_pool *pool = xcalloc(1, sizeof *pool);
-    list_init(&pool->idle);
     list_init(&pool->spare);
-    pool->hot = hot;
+    pool->max = max;
     CHECK(getrandom(&pool->salt, sizeof pool->salt, 0) == sizeof pool->salt, "getrandom");
     return pool;
 }
@@ -64,7 +91,7 @@ struct xml_pool *xml_pool_new(unsigned hot)
 static void parser_free(struct parser *p)
 {
     xml_builder_free(&p->build);
-    buf_free(&p->held);
+    header_free(&p->header);
     free(p);
 }
 
@@ -74,20 +101,34 @@ void xml_pool_free(struct xml_pool **pool)
     *pool = NULL;
     if (!p)
         return;
-    CHECK(list_empty(&p->idle), "pool still has streams");
     list_for_each_safe (it, &p->spare)
         parser_free(container_of(it, struct parser, link));
     free(p);
 }
 
-static struct parser *take_spare(struct xml_pool *pool)
+static struct parser *unlink_spare(struct xml_pool *pool, struct list *it)
 {
-    struct list *it = list_first(&pool->spare);
+    list_del(it);
+    pool->count--;
+    return container_of(it, struct parser, link);
+}
+
+static void rewind_parser(struct xml_pool *pool, struct parser *p)
+{
+    header_free(&p->header);
+    xml_builder_reset(&p->build, pool->salt);
+}
+
+/* One that stands behind this header, or before any. */
+static struct parser *take(struct xml_pool *pool, const char *header)
+{
+    list_for_each (it, &pool->spare)
+        if (header_same(container_of(it, struct parser, link)->header, header))
+            return unlink_spare(pool, it);
     struct parser *p;
-    if (it) {
-        list_del(it);
-        pool->spare_count--;
-        p = container_of(it, struct parser, link);
+    if (pool->count && pool->count >= pool->max) {
+        p = unlink_spare(pool, pool->spare.prev);
+        rewind_parser(pool, p);
     } else {
         p = xcalloc(1, sizeof *p);
         xml_builder_init(&p->build, pool->salt);
@@ -95,90 +136,70 @@ static struct parser *take_spare(struct xml_pool *pool)
     return p;
 }
 
-static void leave_idle(struct xml_stream *s)
+static void put(struct xml_pool *pool, struct parser *p)
 {
-    if (!s->parser || !list_linked(&s->parser->link))
+    if (p->big || p->fed > WORN) {
+        parser_free(p);
         return;
-    list_del(&s->parser->link);
-    s->pool->idle_count--;
+    }
+    list_add(&pool->spare, &p->link);
+    if (++pool->count > pool->max)
+        parser_free(unlink_spare(pool, pool->spare.prev));
 }
 
 /* Gives the stream's parser back to the pool. What it was in the middle of is lost. */
 static void release(struct xml_stream *s)
 {
     struct parser *p = s->parser;
+    buf_free(&s->held);
     if (!p)
         return;
-    leave_idle(s);
     s->parser = NULL;
-    p->owner = NULL;
-    if (!s->pool || p->big || s->pool->spare_count >= SPARE_MAX) {
+    if (!s->pool) {
         parser_free(p);
         return;
     }
-    buf_free(&p->held);
-    xml_builder_reset(&p->build, s->pool->salt);
-    list_add_tail(&s->pool->spare, &p->link);
-    s->pool->spare_count++;
+    rewind_parser(s->pool, p);
+    put(s->pool, p);
 }
 
 /* Shows the parser the header again, so that it stands where the stream stands: between two stanzas. */
-static void prime(struct xml_builder *b, const char *header)
+static void prime(struct parser *p, const char *header)
 {
     static const struct xml_limits any = {LIMIT_MAX, UINT16_MAX, UINT16_MAX, UINT32_MAX};
+    struct xml_builder *b = &p->build;
     b->limits = &any;
     enum stream_error err = xml_builder_feed(b, header, strlen(header));
     CHECK(!err && b->header, "own stream header: %s", b->why ? b->why : "");
     b->header = NULL;
     arena_free(&b->arena);
+    buf_free(&b->prefixes);
+    p->header = header_copy(header, strlen(header));
 }
 
-/* The stream's parser, as busy: it cannot be parked now. */
 static struct parser *acquire(struct xml_stream *s)
 {
-    leave_idle(s);
-    if (!s->parser) {
-        s->parser = take_spare(s->pool);
-        s->parser->owner = s;
-        if (s->phase == OPEN)
-            prime(&s->parser->build, s->prime);
-        s->parser->build.limits = &s->limits;
-    }
-    return s->parser;
+    if (s->parser)
+        return s->parser;
+    const char *header = s->phase == OPEN ? s->prime : NULL;
+    struct parser *p = s->parser = take(s->pool, header);
+    if (header && !p->header)
+        prime(p, header);
+    p->build.limits = &s->limits;
+    return p;
 }
 
-/* After a feed that left the stream between stanzas its parser may be taken away. */
+/* A feed that left the stream between two stanzas leaves its parser to others. */
 static void settle(struct xml_stream *s)
 {
-    if (!s->parser || !xml_stream_idle(s) || list_linked(&s->parser->link))
+    struct parser *p = s->parser;
+    if (!p || !xml_stream_idle(s))
         return;
-    struct xml_pool *pool = s->pool;
-    if (s->parser->big) {
-        release(s);
-        return;
-    }
-    list_add_tail(&pool->idle, &s->parser->link);
-    if (++pool->idle_count > pool->hot)
-        release(container_of(list_first(&pool->idle), struct parser, link)->owner);
-}
-
-/* ---- the header kept for later ---- */
-
-static const char *const usual_headers[] = {
-    "<stream:stream xmlns=\"" NS_CLIENT "\" xmlns:stream=\"" NS_STREAM "\">",
-    "<stream:stream xmlns=\"" NS_SERVER "\" xmlns:stream=\"" NS_STREAM "\">",
-};
-
-static bool is_usual(const char *header)
-{
-    return header == usual_headers[0] || header == usual_headers[1];
-}
-
-static void forget_header(struct xml_stream *s)
-{
-    if (!is_usual(s->prime))
-        free((char *)s->prime);
-    s->prime = NULL;
+    buf_free(&s->held);
+    if (s->phase == OPEN && !p->header)
+        p->header = header_copy(s->prime, strlen(s->prime));
+    s->parser = NULL;
+    put(s->pool, p);
 }
 
 /* tag: the header as received, for the name with its prefix, which the end tag must repeat. */
@@ -195,11 +216,7 @@ static void keep_header(struct xml_stream *s, struct xml_builder *b, const char 
     }
     buf_str(&h, buf_cstr(&b->prefixes));
     buf_str(&h, ">");
-    for (unsigned i = 0; i < sizeof usual_headers / sizeof *usual_headers && !s->prime; i++)
-        if (!strcmp(buf_cstr(&h), usual_headers[i]))
-            s->prime = usual_headers[i];
-    if (!s->prime)
-        s->prime = xstrndup(buf_data(&h), h.len);
+    s->prime = header_copy(buf_data(&h), h.len);
     buf_free(&h);
     buf_free(&b->prefixes);
 }
@@ -231,7 +248,7 @@ void xml_stream_free(struct xml_stream **sp)
     if (!s)
         return;
     release(s);
-    forget_header(s);
+    header_free(&s->prime);
     if (s->feeding)
         s->dying = true; /* xml_stream_feed frees it on its way out */
     else
@@ -241,7 +258,7 @@ void xml_stream_free(struct xml_stream **sp)
 void xml_stream_reset(struct xml_stream *s)
 {
     release(s);
-    forget_header(s);
+    header_free(&s->prime);
     s->phase = BEFORE_HEADER;
     s->err = STREAM_OK;
     s->used = 0;
@@ -254,9 +271,7 @@ void xml_stream_reset(struct xml_stream *s)
 void xml_stream_detach(struct xml_stream *s)
 {
     CHECK(!s->feeding, "detach inside a feed");
-    if (xml_stream_idle(s))
-        release(s);
-    s->pool = NULL; /* a busy parser belongs to no list, so it moves along */
+    s->pool = NULL; /* a parser in the middle of something belongs to no list, so it moves along */
 }
 
 void xml_stream_attach(struct xml_stream *s, struct xml_pool *pool)
@@ -347,14 +362,15 @@ static void dispatch(struct xml_stream *s, struct xml_builder *b)
 
 static void parse_tag(struct xml_stream *s, const char *p, size_t n)
 {
-    struct parser *ps = s->parser;
+    struct parser *ps = acquire(s);
     struct xml_builder *b = &ps->build;
-    ps->big |= s->used > BIG;
-    if (ps->held.len) {
-        buf_add(&ps->held, p, n);
-        p = buf_data(&ps->held);
-        n = ps->held.len;
+    if (s->held.len) {
+        buf_add(&s->held, p, n);
+        p = buf_data(&s->held);
+        n = s->held.len;
     }
+    ps->big |= s->used > BIG;
+    ps->fed += (uint32_t)n;
     enum stream_error err = xml_builder_feed(b, p, n);
     if (err) {
         fail(s, err, b->why);
@@ -362,7 +378,7 @@ static void parse_tag(struct xml_stream *s, const char *p, size_t n)
     }
     if (b->header)
         keep_header(s, b, p, n);
-    buf_consume(&ps->held, ps->held.len);
+    buf_consume(&s->held, s->held.len);
     dispatch(s, b);
 }
 
@@ -401,11 +417,10 @@ static size_t step(struct xml_stream *s, const char *p, size_t n)
     if (s->phase == FAILED)
         return len;
     s->used += (uint32_t)len;
-    struct parser *ps = acquire(s);
     if (tag)
         parse_tag(s, p, len);
     else
-        buf_add(&ps->held, p, len);
+        buf_add(&s->held, p, len);
     return len;
 }
 

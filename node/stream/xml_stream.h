@@ -9,8 +9,9 @@
  * event; white space between stanzas is free. What is cut where never changes the events: expat is given one whole tag
  * at a time (xml_lex.h), callbacks run outside of it.
  *
- * Parsers are expensive in memory, so a worker owns a pool: a stream that stands between two stanzas may lose its
- * parser to another and gets one back, primed with its own header, when bytes come. One thread.
+ * Parsers are expensive in memory, so only a stream in the middle of a stanza has one, from the end of its first tag.
+ * Between two it is left to the worker's pool, where any stream whose header says the same (its name and namespaces)
+ * takes it as it stands. One thread.
  */
 #ifndef ROOKERY_XML_STREAM_H
 #define ROOKERY_XML_STREAM_H
@@ -25,9 +26,10 @@ struct xml_limits {
 };                             /* and the tree's memory: 4 * max_stanza_bytes + 64 KiB */
 
 struct xml_pool;
-/* A parked stream takes about 150 bytes, and its header's name and namespaces when they are not the usual ones.
- * At most hot parsers stay attached to streams between stanzas; the least recently used one is parked first. */
-struct xml_pool *xml_pool_new(unsigned hot);
+/* A stream between stanzas takes about 150 bytes, and its header's name and namespaces when they are not the usual
+ * ones. At most max parsers are kept that no stream has; the least recently used one goes, and one that has seen much.
+ */
+struct xml_pool *xml_pool_new(unsigned max);
 void xml_pool_free(struct xml_pool **p); /* after all its streams */
 
 struct xml_stream;

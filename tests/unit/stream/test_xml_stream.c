@@ -502,6 +502,79 @@ static void test_many_parked(void **state)
     xml_pool_free(&pool);
 }
 
+/* Whatever one stream leaves in a parser, the next one behind such a header finds nothing of it. */
+static void test_shared_parser(void **state)
+{
+    (void)state;
+    static const char *const leave[] = {
+        "<p:a xmlns:p='urn:p' p:v='1'><b xmlns='urn:b'/></p:a>",
+        "<a>cut",
+        "<a><b",
+        "<a v='&nope;'/>",
+        "</stream:stream>",
+        "<a></b>",
+    };
+    struct xml_pool *pool = xml_pool_new(1);
+    for (size_t i = 0; i < sizeof leave / sizeof *leave; i++) {
+        struct peer p, next;
+        peer_init(&p, pool);
+        peer_init(&next, pool);
+        feed_str(&p, HEADER);
+        feed_str(&next, HEADER);
+        feed_str(&p, leave[i]);
+        feed_str(&next, "<a/>");
+        peer_done(&p);
+        feed_str(&next, "<b/><p:c/>"); /* no prefix of p's is bound */
+        assert_string_equal(events(&next), OPENED "<a/>\n<b/>\nerror not-well-formed\n");
+        peer_done(&next);
+    }
+    xml_pool_free(&pool);
+}
+
+/* expat remembers each name it ever saw. A stranger who invents them must not make a pool grow. */
+static void test_invented_names(void **state)
+{
+    (void)state;
+    struct xml_pool *pool = xml_pool_new(4);
+    struct peer p;
+    struct mallinfo2 before = {0};
+    peer_init(&p, pool);
+    feed_str(&p, HEADER);
+    for (int i = 0; i < 200000; i++) {
+        char name[24];
+        snprintf(name, sizeof name, "<n%x/>", (unsigned)i);
+        feed_str(&p, name);
+        buf_free(&p.events);
+        if (i == 1000)
+            before = mallinfo2();
+    }
+    assert_int_equal(p.elements, 200000);
+    if (before.uordblks)
+        assert_true(mallinfo2().uordblks < before.uordblks + 4 * 1024 * 1024);
+    peer_done(&p);
+    xml_pool_free(&pool);
+}
+
+/* Waiting for the end of its first tag a stream has its bytes and no parser: many may drip. */
+static void test_dripping_memory(void **state)
+{
+    (void)state;
+    enum { N = 1000 };
+    struct xml_pool *pool = xml_pool_new(1);
+    static struct peer p[N];
+    struct mallinfo2 before = mallinfo2();
+    for (int i = 0; i < N; i++) {
+        peer_init(&p[i], pool);
+        feed_str(&p[i], "<stream:stream xmlns='jabber");
+        buf_free(&p[i].events);
+    }
+    if (before.uordblks)
+        assert_in_range((mallinfo2().uordblks - before.uordblks) / N, 1, 1000);
+    for (int i = 0; i < N; i++)
+        peer_done(&p[i]);
+    xml_pool_free(&pool);
+}
+
 /* What a parked stream keeps: sixty thousand of them must fit beside everything else. */
 static void test_parked_memory(void **state)
 {
@@ -726,16 +799,29 @@ static void test_utf8(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_life),          cmocka_unit_test(test_text),
-        cmocka_unit_test(test_namespaces),    cmocka_unit_test(test_restricted),
-        cmocka_unit_test(test_encoding),      cmocka_unit_test(test_malformed),
-        cmocka_unit_test(test_limits),        cmocka_unit_test(test_attribute_limit),
-        cmocka_unit_test(test_dripping),      cmocka_unit_test(test_memory_limit),
-        cmocka_unit_test(test_limits_change), cmocka_unit_test(test_prompt),
-        cmocka_unit_test(test_parking),       cmocka_unit_test(test_many_parked),
-        cmocka_unit_test(test_parked_memory), cmocka_unit_test(test_big_stanza_then_parked),
-        cmocka_unit_test(test_moving),        cmocka_unit_test(test_change_in_callback),
-        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_parse),
+        cmocka_unit_test(test_life),
+        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_namespaces),
+        cmocka_unit_test(test_restricted),
+        cmocka_unit_test(test_encoding),
+        cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_attribute_limit),
+        cmocka_unit_test(test_dripping),
+        cmocka_unit_test(test_memory_limit),
+        cmocka_unit_test(test_limits_change),
+        cmocka_unit_test(test_prompt),
+        cmocka_unit_test(test_parking),
+        cmocka_unit_test(test_many_parked),
+        cmocka_unit_test(test_shared_parser),
+        cmocka_unit_test(test_invented_names),
+        cmocka_unit_test(test_dripping_memory),
+        cmocka_unit_test(test_parked_memory),
+        cmocka_unit_test(test_big_stanza_then_parked),
+        cmocka_unit_test(test_moving),
+        cmocka_unit_test(test_change_in_callback),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_parse),
         cmocka_unit_test(test_utf8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
