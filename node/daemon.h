@@ -5,6 +5,7 @@
 #include "control.h"
 #include "control_store.h"
 #include "retention.h"
+#include "trim.h"
 #include "worker.h"
 
 #include <signal.h>
@@ -17,6 +18,7 @@ struct daemon {
     struct loop_fd signals;
     struct watchdog *watchdog; /* NULL: none */
     struct retention retention;
+    struct trim trim;
     struct control *control;
     struct control_store accounts;
     bool stopping;

@@ -358,11 +358,13 @@ static void run_node(struct daemon *d)
     notify("READY=1");
     d->watchdog = watchdog_new(n);
     retention_start(&d->retention, n);
+    trim_start(&d->trim, n);
     worker_run(&n->workers[0]);
     for (uint16_t i = 1; i < n->worker_count; i++)
         pthread_join(n->workers[i].thread, NULL);
     watchdog_stop(d->watchdog);
     retention_stop(&d->retention);
+    trim_stop(&d->trim);
     int fd = d->signals.fd;
     loop_fd_del(n->workers[0].loop, &d->signals);
     close(fd);
