@@ -174,12 +174,12 @@ void base64_encode(char *out, const void *in, size_t n)
 void random_token(char *out, size_t n)
 {
     while (n) {
-        uint8_t raw[3] = {0};
-        size_t take = n < 3 ? n : 3;
-        char text[5];
+        uint8_t raw[48]; /* whole groups of base64, and few system calls */
+        char text[sizeof raw / 3 * 4 + 1];
+        size_t take = n < sizeof raw ? n : sizeof raw, length = (take * 4 + 2) / 3;
         random_bytes(raw, take);
         base64_encode(text, raw, take);
-        for (size_t i = 0; i < take + 1; i++)
+        for (size_t i = 0; i < length; i++)
             *out++ = text[i] == '+' ? '-' : text[i] == '/' ? '_' : text[i];
         n -= take;
     }
