@@ -36,6 +36,7 @@ static void account_clear(struct account *a)
     for (const struct module *const *m = a->sm->modules; *m; m++)
         if ((*m)->account_drop)
             (*m)->account_drop(a);
+    values_forget(a);
     roster_unload(a);
     for (size_t i = 0; i < a->blocked_count; i++)
         free(a->blocked[i]);
@@ -83,7 +84,8 @@ void account_settle(struct account *a)
         return;
     }
     lru_leave(a);
-    if (!a->loaded || a->pins || a->session_count || a->wait_head || (a->mailbox && !mailbox_idle(a->mailbox)))
+    if (!a->loaded || a->pins || a->session_count || a->wait_head || (a->mailbox && !mailbox_idle(a->mailbox)) ||
+        !list_empty(&a->unwritten))
         return;
     if (a->missing || a->anonymous) {
         account_free(a); /* whether it exists is asked again next time */
@@ -209,6 +211,7 @@ struct account *account_get(struct sm *s, const struct jid *bare)
     a->wait_tail = &a->wait_head;
     list_init(&a->sessions);
     list_init(&a->values);
+    list_init(&a->unwritten);
     hash_insert(&s->accounts, &a->node, bare->hash);
     metric_add(M_ACCOUNTS, 1);
     account_pin(a);
@@ -275,6 +278,7 @@ void account_abandon(struct account *a)
         return;
     account_pin(a);
     timer_stop(s->loop, &a->timer);
+    values_forget(a); /* they might come after what the new home writes */
     a->gathering = false;
     a->abandoned = true;
     if (!list_linked(&a->abandoned_link))

@@ -41,6 +41,10 @@ void account_abandon(struct account *a);
  * of everybody's sight. */
 void account_renewed(struct sm *s, const struct jid *bare);
 
+/* ---- values.c ---- */
+
+void values_forget(struct account *a); /* unwritten */
+
 /* ---- cluster.c ---- */
 
 void cluster_account_loaded(struct account *a, const struct account_data *d); /* before what waits for it runs */

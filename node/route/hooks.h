@@ -162,6 +162,11 @@ void hooks_session_presence(struct session *se, struct stanza *st);
 typedef enum err value_change_fn(void *arg, const struct bytes *old, struct bytes **now);
 void value_update(struct account *a, const char *key, value_change_fn *change, store_done_fn *done, void *arg);
 
+/* Writes it within a quarter of a second, with what others write then: for what a crash may take back. A later one
+ * takes its place. Call values_flush before reading it from storage; value_update is not for such a key. */
+void value_write_lazily(struct account *a, const char *key, struct bytes *value);
+void values_flush(struct sm *s); /* calls storage for all of them now */
+
 /* ENV_INVITED to who asked: its (from, session, seq). name NULL: any. */
 struct invite_asker {
     struct addr at;

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FLUSH_MS = 250 }; /* how far storage's watermark may lag behind */
+enum { FLUSH_MS = 250 }; /* how far storage's watermark and lazy values may lag behind */
 
 static void on_flush(void *arg)
 {
@@ -34,6 +34,7 @@ struct sm *sm_new(struct loop *l, struct store_client *st, const struct config *
     s->started_ms = loop_mono_ms(l);
     list_init(&s->lru);
     list_init(&s->dirty);
+    list_init(&s->unwritten);
     list_init(&s->abandoned);
     list_init(&s->changed);
     list_init(&s->lost);
@@ -70,6 +71,7 @@ void sm_flush(struct sm *s)
         struct mailbox *m = container_of(list_first(&s->dirty), struct mailbox, dirty_link);
         mailbox_write_watermark(m);
     }
+    values_flush(s);
 }
 
 void sm_ignore(void *arg, enum err e)

@@ -111,8 +111,9 @@ struct account {
         uint64_t hash, unix_s;
     } * written; /* im/strangers.c: the last WRITTEN_MAX strangers it wrote to; NULL: none */
 
-    struct list values; /* values.c: updates of small values, the first is under way */
-    struct push *push;  /* XEP-0357's own; NULL: not asked for yet */
+    struct list values;                    /* values.c: updates of small values, the first is under way */
+    struct list unwritten, unwritten_link; /* values.c: small values to be written yet; in sm->unwritten */
+    struct push *push;                     /* XEP-0357's own; NULL: not asked for yet */
 
     /* In a cluster. */
     struct marks *marks;
@@ -139,8 +140,9 @@ struct sm {
     struct hash_table sessions;
     struct list lru; /* droppable accounts, least recently used first */
     size_t lru_count;
-    unsigned pins;     /* sum over all accounts */
-    struct list dirty; /* mailboxes whose watermark is to be written */
+    unsigned pins;         /* sum over all accounts */
+    struct list dirty;     /* mailboxes whose watermark is to be written */
+    struct list unwritten; /* accounts with values to be written */
     struct timer flush;
     /* In a cluster, cluster.c. */
     struct ring *ring; /* NULL: a single node */
@@ -166,7 +168,7 @@ struct sm *sm_new(struct loop *l, struct store_client *st, const struct config *
 void sm_free(struct sm **s);
 void sm_config(struct sm *s, const struct config *c);
 bool sm_idle(const struct sm *s); /* nothing under way */
-void sm_flush(struct sm *s);      /* writes dirty watermarks now (shutdown) */
+void sm_flush(struct sm *s);      /* writes now what is written lazily: watermarks, values (shutdown) */
 
 /* The ring has changed (or is there for the first time: from now on this sm is part of a cluster); keeps a reference.
  * Every epoch is to be given: after a gap all accounts are abandoned. Envelopes are only given for slots of this node

@@ -1,6 +1,7 @@
 #include "account.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct value_update {
     struct list link; /* account->values */
@@ -57,4 +58,62 @@ void value_update(struct account *a, const char *key, value_change_fn *change, s
     account_pin(a);
     if (first)
         update_start(u);
+}
+
+/* ---- lazily ---- */
+
+struct unwritten {
+    struct list link; /* account->unwritten */
+    char *key;
+    struct bytes *value;
+};
+
+static void unwritten_free(struct unwritten *u)
+{
+    list_del(&u->link);
+    bytes_unref(&u->value);
+    free(u->key);
+    free(u);
+}
+
+void value_write_lazily(struct account *a, const char *key, struct bytes *value)
+{
+    list_for_each_safe (l, &a->unwritten) {
+        struct unwritten *u = container_of(l, struct unwritten, link);
+        if (!strcmp(u->key, key))
+            unwritten_free(u);
+    }
+    struct unwritten *u = xmalloc(sizeof *u);
+    *u = (struct unwritten){.key = xstrdup(key), .value = bytes_ref(value)};
+    list_add_tail(&a->unwritten, &u->link);
+    if (!list_linked(&a->unwritten_link))
+        list_add_tail(&a->sm->unwritten, &a->unwritten_link);
+}
+
+static void on_lazy_written(void *arg, enum err e)
+{
+    struct account *a = arg;
+    account_gone(a, e);
+    account_unpin(a);
+}
+
+void values_flush(struct sm *s)
+{
+    while (!list_empty(&s->unwritten)) {
+        struct account *a = container_of(list_first(&s->unwritten), struct account, unwritten_link);
+        list_del(&a->unwritten_link);
+        list_for_each_safe (l, &a->unwritten) {
+            struct unwritten *u = container_of(l, struct unwritten, link);
+            account_pin(a);
+            store_value_set(s->store, a->owner, u->key, u->value, on_lazy_written, a);
+            unwritten_free(u);
+        }
+    }
+}
+
+void values_forget(struct account *a)
+{
+    list_del(&a->unwritten_link);
+    list_for_each_safe (l, &a->unwritten)
+        unwritten_free(container_of(l, struct unwritten, link));
 }

@@ -67,6 +67,7 @@ static enum hook_result on_account(struct hook_ctx *cx)
     if (available(cx->account, NULL))
         return hook_reply(cx, answer(cx->stanza, 0, ""));
     struct hook_late *l = hook_wait(cx);
+    values_flush(l->sm);
     store_value_get(l->sm->store, l->account->owner, NS_LAST, on_read, l);
     return WAIT;
 }
@@ -79,13 +80,6 @@ static enum hook_result on_resource(struct hook_ctx *cx)
 
 /* ---- what is kept ---- */
 
-static void on_written(void *arg, enum err e)
-{
-    struct account *a = arg;
-    account_gone(a, e);
-    account_unpin(a);
-}
-
 static void keep(struct account *a, const char *status)
 {
     struct buf b = {0};
@@ -93,8 +87,7 @@ static void keep(struct account *a, const char *status)
                strlen(status) <= STATUS_MAX ? status : "");
     struct bytes *value = bytes_new(buf_data(&b), b.len);
     buf_free(&b);
-    account_pin(a);
-    store_value_set(a->sm->store, a->owner, NS_LAST, value, on_written, a);
+    value_write_lazily(a, NS_LAST, value); /* by itself it would cost each logout a commit */
     bytes_unref(&value);
 }
 

@@ -93,13 +93,57 @@ static void unknown(void **state)
     harness_close(h);
 }
 
+#define LAST "<query xmlns='jabber:iq:last'/>"
+
+static void on_last(void *arg, enum err e, const struct bytes *value)
+{
+    *(bool *)arg = e == OK && !strcmp(strchr(value->data, ' ') + 1, "bye");
+}
+
+static void sm_ignored(void *arg, enum err e)
+{
+    (void)arg, (void)e;
+}
+
+static bool stored(struct harness *h)
+{
+    bool there = false;
+    store_value_get(h->client, 1, "jabber:iq:last", on_last, &there);
+    loop_sim_advance(h->loop, 1);
+    return there;
+}
+
+/* XEP-0012: written a moment after the last one left, but before anybody is told. */
+static void last_is_written_lazily(void **state)
+{
+    (void)state;
+    uint64_t romeo, juliet;
+    struct harness *h = open_two(&romeo, &juliet);
+    uint64_t chamber = harness_bind(h, JULIET "/chamber");
+    for (int asked = 0; asked < 2; asked++) {
+        harness_send(h, romeo, "<presence/>");
+        harness_send(h, romeo, "<presence type='unavailable'><status>bye</status></presence>");
+        assert_false(stored(h));
+        if (asked) {
+            harness_skip(h, romeo);
+            harness_send(h, romeo, IQ("get", ROMEO, LAST));
+            expect(h, romeo, "type=\"result\"", "seconds=\"0\"", ">bye<", NULL);
+        } else {
+            loop_sim_advance(h->loop, 300);
+        }
+        assert_true(stored(h));
+        store_value_set(h->client, 1, "jabber:iq:last", NULL, sm_ignored, NULL);
+    }
+    harness_send(h, chamber, "<presence/>");
+    harness_end(h, chamber); /* unwritten when all is over: sm_flush */
+    harness_close(h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(disco_server),
-        cmocka_unit_test(disco_account),
-        cmocka_unit_test(ping_time_version),
-        cmocka_unit_test(unknown),
+        cmocka_unit_test(disco_server), cmocka_unit_test(disco_account),          cmocka_unit_test(ping_time_version),
+        cmocka_unit_test(unknown),      cmocka_unit_test(last_is_written_lazily),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
