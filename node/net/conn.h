@@ -85,7 +85,7 @@ const char *conn_sni(const struct conn *c);  /* NULL: none */
 const char *
 conn_tls_info(const struct conn *c); /* "TLSv1.3 TLS_AES_128_GCM_SHA256"; valid until the thread's next call */
 /* Channel bindings; returns the length, 0 for not available. exporter 32 bytes (RFC 9266), end point up to 64 (RFC
- * 5929). */
+ * 5929). The exporter is costly to derive; out NULL: whether there is one. */
 size_t conn_exporter(const struct conn *c, uint8_t out[32]);
 size_t conn_end_point(const struct conn *c, uint8_t out[64]);
 /* RFC 5929 tls-unique: the first Finished message; 0 before TLS 1.3 without extended master secret. */

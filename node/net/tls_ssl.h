@@ -16,7 +16,7 @@ SSL *tls_ssl_new(struct tls *t);
 void tls_ssl_host(SSL *s, struct tls *t, const char *domain);
 /* The protocol ALPN agreed on, as a literal; NULL: none. */
 const char *tls_ssl_alpn(const SSL *s);
-/* RFC 9266 and RFC 5929; the length, 0 when not available. */
+/* RFC 9266 and RFC 5929; the length, 0 when not available. out NULL: not derived. */
 size_t tls_ssl_exporter(SSL *s, uint8_t out[32]);
 size_t tls_ssl_unique(SSL *s, uint8_t out[64]);
 /* The peer's certificate. False: it has none, or one that cannot be read. */

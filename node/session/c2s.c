@@ -649,6 +649,7 @@ struct edge *edge_new(const struct edge *init)
     struct edge *e = xmalloc(sizeof *e);
     *e = *init;
     e->streams = (struct hash_table){0};
+    e->features = (struct hash_table){0};
     list_init(&e->strangers);
     struct rlimit r;
     long limit = getrlimit(RLIMIT_NOFILE, &r) || r.rlim_cur > LONG_MAX ? LONG_MAX : (long)r.rlim_cur;
@@ -660,6 +661,7 @@ struct edge *edge_new(const struct edge *init)
 void edge_config(struct edge *e, const struct config *c, struct tls *tls)
 {
     e->config = c;
+    edge_forget_features(e);
     tls_unref(&e->tls);
     e->tls = tls_ref(tls);
 }
@@ -701,6 +703,7 @@ void edge_free(struct edge **ep)
     hash_for_each (n, &e->streams)
         c2s_free(container_of(n, struct c2s, node));
     hash_free(&e->streams);
+    edge_forget_features(e);
     ring_unref(&e->ring);
     tls_unref(&e->tls);
     free(e);

@@ -160,6 +160,7 @@ void c2s_uncount(struct c2s *c); /* not among the unauthenticated any more */
 
 /* c2s_auth.c; all take the element's tree, borrowed */
 void c2s_features(struct c2s *c);
+void edge_forget_features(struct edge *e); /* they are made anew when they are asked for */
 void c2s_forget_binding(struct c2s *c);
 void c2s_starttls(struct c2s *c, const struct xml *x);
 void c2s_sasl_auth(struct c2s *c, const struct xml *x);

@@ -10,14 +10,14 @@ enum { FAILURE_DELAY_MS = 3000 }; /* for addresses that failed too often */
 
 /* ---- features (RFC 6120 4.3.2) ---- */
 
-/* Derived once: an exporter costs as much as the rest of SCRAM. */
-static const struct sasl_binding *binding(struct c2s *c)
+/* Without the exporter's bytes: they cost as much as the rest of SCRAM, and most logins do not use them. */
+static struct sasl_binding *binding(struct c2s *c)
 {
     if (c->binding)
         return c->binding;
     struct sasl_binding *b = c->binding = xcalloc(1, sizeof *b);
     b->tls = conn_is_tls(c->conn);
-    b->exporter_len = conn_exporter(c->conn, b->exporter);
+    b->exporter_len = conn_exporter(c->conn, NULL);
     b->end_point_len = conn_end_point(c->conn, b->end_point);
     b->unique_len = conn_unique(c->conn, b->unique);
     return b;
@@ -97,6 +97,58 @@ static void add_limits(struct c2s *c, struct arena *a, struct xml *f)
         xml_add_leaf(a, l, "idle-seconds", NULL, arena_printf(a, "%u", idle));
 }
 
+/* What all authenticated streams to a host are offered alike. Made once: it takes hashes over all that the host can do
+ * (XEP-0115). */
+struct host_features {
+    struct hash_node node; /* edge->features by host */
+    char *host;
+    struct bytes *text;
+};
+
+static struct bytes *features_make(const struct edge *e, const char *host)
+{
+    struct arena *a = arena_new();
+    struct buf b = {0};
+    struct xml *f = xml_new(a, "features", NS_STREAM);
+    if (e->config->c2s.csi_max_held)
+        xml_add(a, f, "csi", NS_CSI);
+    xml_add(a, f, "ver", "urn:xmpp:features:rosterver");
+    xml_add(a, f, "sub", "urn:xmpp:features:pre-approval");
+    e->ops->features(e->arg, host, a, f);
+    for (const struct xml *x = f->first; x; x = x->next)
+        xml_write(&b, x, NS_CLIENT);
+    struct bytes *text = bytes_new(buf_data(&b), b.len);
+    buf_free(&b);
+    arena_free(&a);
+    return text;
+}
+
+static struct bytes *host_features(struct edge *e, const char *host)
+{
+    uint64_t hash = hash_seeded(host, strlen(host));
+    for (struct hash_node *n = hash_find(&e->features, hash); n; n = hash_next(n)) {
+        struct host_features *h = container_of(n, struct host_features, node);
+        if (!strcmp(h->host, host))
+            return h->text;
+    }
+    struct host_features *h = xcalloc(1, sizeof *h);
+    h->host = xstrdup(host);
+    h->text = features_make(e, host);
+    hash_insert(&e->features, &h->node, hash);
+    return h->text;
+}
+
+void edge_forget_features(struct edge *e)
+{
+    hash_for_each (n, &e->features) {
+        struct host_features *h = container_of(n, struct host_features, node);
+        bytes_unref(&h->text);
+        free(h->host);
+        free(h);
+    }
+    hash_free(&e->features);
+}
+
 void c2s_features(struct c2s *c)
 {
     const struct config *cf = c->edge->config;
@@ -121,11 +173,6 @@ void c2s_features(struct c2s *c)
         }
         if (!c->session.sm)
             xml_add(a, f, "sm", NS_SM);
-        if (cf->c2s.csi_max_held)
-            xml_add(a, f, "csi", NS_CSI);
-        xml_add(a, f, "ver", "urn:xmpp:features:rosterver");
-        xml_add(a, f, "sub", "urn:xmpp:features:pre-approval");
-        c->edge->ops->features(c->edge->arg, c->host, a, f);
     }
     c2s_signup_feature(c, a, f);
     add_limits(c, a, f);
@@ -133,6 +180,8 @@ void c2s_features(struct c2s *c)
     c2s_write_text(c, "<stream:features>");
     for (const struct xml *x = f->first; x; x = x->next)
         c2s_write(c, x);
+    if (c->state >= C2S_AUTHED && c->conn)
+        conn_write_bytes(c->conn, host_features(c->edge, c->host));
     c2s_write_text(c, "</stream:features>");
     arena_free(&a);
 }
@@ -474,7 +523,10 @@ void c2s_sasl_begin(struct c2s *c, const char *mechanism, const char *initial)
         c2s_sasl_fail(c, SASL_INVALID_MECHANISM);
         return;
     }
-    c->sasl = sasl_new(m, c->offered, binding(c), c->host);
+    struct sasl_binding *b = binding(c);
+    if (sasl_uses_exporter(m))
+        b->exporter_len = conn_exporter(c->conn, b->exporter);
+    c->sasl = sasl_new(m, c->offered, b, c->host);
     c->certificate_id = 0;
     if (m == SASL_EXTERNAL)
         sasl_identities(c->sasl, c->certificate->jids, c->certificate->jid_count, c->from);

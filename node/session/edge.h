@@ -44,11 +44,12 @@ struct edge {
     struct addr self;
     const struct edge_ops *ops;
     void *arg;
-    struct ring *ring;         /* NULL: this node is alone */
-    struct hash_table streams; /* struct c2s by id */
-    struct list strangers;     /* those of them that are not authenticated, oldest first */
-    bool congested;            /* see edge_congested */
-    long crowded;              /* with so many connections in the process few descriptors are left */
+    struct ring *ring;          /* NULL: this node is alone */
+    struct hash_table streams;  /* struct c2s by id */
+    struct hash_table features; /* c2s_auth.c: what hosts offer */
+    struct list strangers;      /* those of them that are not authenticated, oldest first */
+    bool congested;             /* see edge_congested */
+    long crowded;               /* with so many connections in the process few descriptors are left */
 };
 
 /* The edge takes no ownership of what is in the fields of *init; tls is referenced. */

@@ -45,6 +45,11 @@ const char *sasl_mech_name(enum sasl_mech m)
     return mech_names[m];
 }
 
+bool sasl_uses_exporter(enum sasl_mech m)
+{
+    return (PLUS_MECHS | 1 << SASL_HT_EXPR) & 1 << m;
+}
+
 unsigned sasl_offer(const struct sasl_binding *b, unsigned allowed)
 {
     unsigned offer = allowed & ((1u << SASL_MECHS) - 1);

@@ -71,6 +71,8 @@ enum sasl_mech {
 /* Those for tokens (XEP-0484): offered beside the others. */
 enum { SASL_TOKENS = 1 << SASL_HT_EXPR | 1 << SASL_HT_ENDP | 1 << SASL_HT_NONE, SASL_RESPONDER_MAX = 64 };
 const char *sasl_mech_name(enum sasl_mech m);
+/* Does it look at the bytes of tls-exporter? Else only their length is needed. */
+bool sasl_uses_exporter(enum sasl_mech m);
 /* Bit set (1 << mech) of what may be offered: -PLUS only with a binding, PLAIN and tokens only under TLS; and with
  * allowed. */
 unsigned sasl_offer(const struct sasl_binding *b, unsigned allowed);
