@@ -282,6 +282,7 @@ static bool configure(void)
             run.contacts = (unsigned)make->contacts;
         if (group->on)
             run.occupants = (unsigned)group->occupants;
+        run.config.tight = run.config.tight || run.scenario.phases[i].plan[ACT_MESSAGE].accept > 0;
     }
     SSL_CTX *tls = run.config.tls = SSL_CTX_new(TLS_client_method());
     if (!tls || SSL_CTX_set_ciphersuites(tls, opt.cipher) != 1) {

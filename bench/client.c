@@ -29,7 +29,7 @@ enum {
     WAIT_ENABLED,
     WAIT_PAIR
 };
-enum { READ_CHUNK = 16384 };
+enum { READ_CHUNK = 16384, TIGHT_BYTES = 16384 };
 
 _Thread_local struct client_traffic client_traffic;
 
@@ -136,6 +136,11 @@ void client_send(struct client *c, const char *data, size_t len, unsigned stanza
     memcpy(c->out + c->out_len, data, len);
     c->out_len += len;
     flush(c);
+}
+
+bool client_full(const struct client *c)
+{
+    return c->out_len > 0;
 }
 
 static __attribute__((format(printf, 2, 3))) void say(struct client *c, const char *format, ...)
@@ -447,7 +452,7 @@ static void drop_empty_buffers(struct client *c)
 
 static void read_all(struct client *c)
 {
-    for (;;) {
+    while (!c->paused) {
         grow(&c->in, &c->in_cap, c->in_len + READ_CHUNK + 1);
         ssize_t n = io(c, false, c->in + c->in_len, READ_CHUNK);
         if (n < 0)
@@ -465,6 +470,14 @@ static void read_all(struct client *c)
             return;
         }
     }
+}
+
+/* The edge for what came meanwhile has passed. */
+void client_pause(struct client *c, bool pause)
+{
+    c->paused = pause;
+    if (!pause && c->state >= CLIENT_LOGIN)
+        read_all(c);
 }
 
 /* The port is chosen by connect(), so that one address can have as many connections as there are pairs of ports. */
@@ -488,6 +501,8 @@ void client_open(struct client *c, const struct client_config *config, const str
     c->fd = socket(config->addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     bind_source(c);
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    if (config->tight)
+        setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &(int){TIGHT_BYTES}, sizeof(int));
     struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = c};
     if (c->fd < 0 ||
         (connect(c->fd, (const struct sockaddr *)&config->addr, config->addr_len) != 0 && errno != EINPROGRESS) ||

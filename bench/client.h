@@ -38,6 +38,7 @@ struct client_config {
     const char *resource;          /* NULL: the server chooses */
     const struct in_addr *sources; /* IPv4 addresses to connect from, in turn by user; none: the system chooses */
     unsigned source_count;
+    bool tight; /* what the server does not read fills no deep buffers here: sending stalls soon, client_full() tells */
     bool relay; /* speak to bench/relay.c: no XMPP, the server pairs the user numbers 2i and 2i+1 */
 };
 
@@ -73,6 +74,7 @@ struct client {
     void *arg; /* the caller's */
     unsigned user;
     unsigned offers;              /* OFFERS_ bits */
+    bool paused;                  /* by client_pause() */
     uint64_t since_ns;            /* when it was opened; after client_close(), when that was */
     uint32_t sm_sent, sm_handled; /* stanzas since <enable/> and <enabled/> (XEP-0198 section 4) */
     char token[64];               /* what this session may be resumed with; empty: nothing */
@@ -100,6 +102,10 @@ void client_resume(struct client *c, const char *token, uint32_t handled);
 void client_event(struct client *c);
 /* Sends bytes; what the socket does not take waits in memory. stanzas: how many of them XEP-0198 counts. */
 void client_send(struct client *c, const char *data, size_t len, unsigned stanzas);
+/* Does the socket take no more? */
+bool client_full(const struct client *c);
+/* Reads nothing until it is told otherwise. */
+void client_pause(struct client *c, bool pause);
 /* Closes the stream in order: closed() is called when the server has closed too. */
 void client_close(struct client *c);
 /* Closes at once and calls closed(). */

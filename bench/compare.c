@@ -35,6 +35,7 @@ static const struct figure {
     {"cut_sessions", "cut sessions", NULL},
     {"presence_missing", "presence missing", NULL},
     {"skipped", "skipped", NULL},
+    {"refused_per_s", "refused/s", NULL},
     {"generator_late_p99_ms", "generator late p99 ms", NULL},
     {"generator_cpu_percent", "generator CPU %", NULL},
 };

@@ -97,7 +97,8 @@ static const char *phase_name(void)
 
 static void add_counts(json_t *row, const struct tally *t)
 {
-    static const enum counter shown[] = {C_SENT, C_RECEIVED, C_ERRORS, C_FAILED_LOGINS, C_CUT, C_WIRE_IN, C_WIRE_OUT};
+    static const enum counter shown[] = {C_SENT,          C_REFUSED, C_RECEIVED, C_ERRORS,
+                                         C_FAILED_LOGINS, C_CUT,     C_WIRE_IN,  C_WIRE_OUT};
     for (int k = 0; k < KINDS; k++)
         if (t->latency[k].count)
             json_object_set_new(row, kind_names[k], json_integer((json_int_t)t->latency[k].count));
@@ -273,7 +274,7 @@ static void drain(void)
     while (now_ns() < last + patience && !interrupted) {
         collect();
         uint64_t now = outstanding();
-        if (now != before && before != UINT64_MAX)
+        if (now != before) /* the first time too: lanes that were late may have held us up */
             last = now_ns();
         before = now;
         if (now == 0)

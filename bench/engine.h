@@ -96,6 +96,7 @@ struct session {
     uint64_t due;                                      /* of the login that is under way */
     uint64_t back_at;                                  /* planned return; 0: none */
     uint64_t online_ns, active_ns;                     /* since when it is online; since when not inactive */
+    uint64_t reads_at;                                 /* when it reads again, or did; 0: always */
     char *token;                                       /* what to resume with */
     uint32_t handled;
     enum query query;
@@ -131,7 +132,7 @@ struct lane {
         uint64_t at;
         unsigned slot;
     } * returning;
-    unsigned returning_count;
+    unsigned returning_count, paused;
     struct arrivals arrivals[ACTIVITIES];
     uint64_t swept_at, random;
     struct rooms rooms;
@@ -186,6 +187,8 @@ void not_offered(unsigned bit);
 void session_open(struct session *s, uint64_t due);
 void session_return_later(struct session *s, uint64_t at);
 void session_go_on(struct session *s); /* with the login, after a query of it is answered */
+/* Reads nothing until then. */
+void session_pause(struct session *s, uint64_t until);
 /* Closes, and comes back at that time (0: stays away). */
 void session_leave(struct session *s, bool cut, uint64_t back_at);
 /* The next session of a cursor that is online and, if wanted, waits for nothing; NULL if there is none near. */
@@ -208,6 +211,8 @@ void outbox_again(struct outbox *o);
 /* The first so many sessions of a lane write. */
 unsigned message_writers(const struct lane *l, const struct plan *plan);
 bool message_create(struct session *s, uint64_t due);
+/* Has the session as many on their way as the plan accepts? */
+bool message_full(struct session *s, const struct plan *plan);
 void message_flush(struct session *s);
 /* In a closed loop: as many as the window lets; else nothing. */
 void message_refill(struct session *s);

@@ -7,6 +7,7 @@ const char *const kind_names[KINDS] = {"message",  "group",   "waited", "ack",  
                                        "presence", "archive", "roster", "ping", "join"};
 
 const char *const counter_names[COUNTERS] = {"created",
+                                             "refused",
                                              "sent",
                                              "received",
                                              "missed",
@@ -38,6 +39,7 @@ const struct quantile quantiles[QUANTILES] = {{"p50", 0.5},    {"p90", 0.9},    
 /* Besides the counters and those of each kind. */
 static const char *const derived[] = {
     "seconds",
+    "refused_per_s",
     "sessions",
     "lost",
     "unsent",

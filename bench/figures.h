@@ -25,7 +25,8 @@ enum kind {
 extern const char *const kind_names[KINDS];
 
 enum counter {
-    C_CREATED, /* messages that were due; of one to a room each delivery counts, here and below */
+    C_CREATED, /* messages that were due and not refused; of one to a room each delivery counts, here and below */
+    C_REFUSED, /* messages that were due when a session had enough on their way (accept) */
     C_SENT,    /* of them, at least once given to a connection */
     C_RECEIVED,
     C_MISSED,            /* deliveries to those who were not in the room, or left it on purpose before it came */

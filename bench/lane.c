@@ -64,7 +64,8 @@ void op_done_since(struct lane *l, enum kind kind, uint64_t due, uint64_t since)
 /* When it came back from where the scenario had sent it, or will. */
 static uint64_t returned(const struct session *s)
 {
-    return s->sent_away ? s->due : 0;
+    uint64_t back = s->sent_away ? s->due : 0;
+    return s->reads_at > back ? s->reads_at : back;
 }
 
 void op_delivered(struct session *to, const struct session *from, enum kind kind, uint64_t due)
@@ -184,6 +185,28 @@ static struct session *next_writer(struct lane *l, const struct plan *plan, unsi
     return NULL;
 }
 
+/* Where messages may be refused, latency is that of those which are not, from when they are: how late that was is in
+ * the generator's own figure. */
+static bool write_one(struct lane *l, const struct plan *plan, uint64_t due)
+{
+    struct session *s = next_writer(l, plan, &l->arrivals[ACT_MESSAGE].cursor);
+    if (!s || plan->accept <= 0)
+        return s && message_create(s, due);
+    if (!message_full(s, plan))
+        return message_create(s, now_ns());
+    l->tally->count[C_REFUSED]++;
+    return true;
+}
+
+static bool stop_reading(struct session *s, const struct plan *plan, uint64_t due)
+{
+    double after = plan->after[0] + (plan->after[1] - plan->after[0]) * lane_random(s->lane);
+    if (s->client.paused)
+        return false;
+    session_pause(s, due + (uint64_t)(after * (double)SECOND));
+    return true;
+}
+
 /* False: nobody was there to do it. */
 static bool perform(struct lane *l, enum activity a, const struct plan *plan, uint64_t due)
 {
@@ -202,8 +225,7 @@ static bool perform(struct lane *l, enum activity a, const struct plan *plan, ui
             make_start(s);
         return s;
     case ACT_MESSAGE:
-        s = next_writer(l, plan, cursor);
-        return s && message_create(s, due);
+        return write_one(l, plan, due);
     case ACT_GROUP:
         return group_create(l, cursor, due);
     default:
@@ -211,6 +233,7 @@ static bool perform(struct lane *l, enum activity a, const struct plan *plan, ui
             return false;
         return a == ACT_PRESENCE  ? presence_send(s, due)
                : a == ACT_CSI     ? toggle(s)
+               : a == ACT_PAUSE   ? stop_reading(s, plan, due)
                : a == ACT_ARCHIVE ? query_send(s, Q_ARCHIVE, due)
                                   : query_send(s, a == ACT_ROSTER ? Q_ROSTER : Q_PING, due);
     }
@@ -247,7 +270,8 @@ static void perform_parallel(struct lane *l, enum activity a)
 static uint64_t tick_activity(struct lane *l, enum activity a, uint64_t now)
 {
     const struct plan *plan = &phase_now(l)->plan[a];
-    bool answers = !run.config.relay || a == ACT_CONNECT || a == ACT_LOGIN || a == ACT_MESSAGE || a == ACT_RECONNECT;
+    bool answers = !run.config.relay || a == ACT_CONNECT || a == ACT_LOGIN || a == ACT_MESSAGE || a == ACT_RECONNECT ||
+                   a == ACT_PAUSE;
     if (!plan->on || !answers || run.not_offered & 1u << a)
         return NEVER;
     if (plan->rate[0] > 0 || plan->rate[1] > 0)

@@ -80,6 +80,11 @@ bool message_create(struct session *s, uint64_t due)
     return true;
 }
 
+bool message_full(struct session *s, const struct plan *plan)
+{
+    return s->out.created - partner(s)->in.received >= (uint32_t)plan->accept || client_full(&s->client);
+}
+
 void message_refill(struct session *s)
 {
     struct outbox *o = &s->out;

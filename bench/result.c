@@ -104,6 +104,7 @@ static json_t *make_figures(const struct measured *m)
     for (int c = 0; c < COUNTERS; c++)
         set(o, counter_names[c], (double)count[c], 0);
     set(o, "lost", (double)count[C_SENT] - (double)count[C_RECEIVED] - (double)count[C_MISSED], 0);
+    set(o, "refused_per_s", m->all.seconds > 0 ? (double)m->all.tally.count[C_REFUSED] / m->all.seconds : 0, 1);
     set(o, "unsent", (double)count[C_CREATED] - (double)count[C_SENT], 0);
     set(o, "presence_missing", (double)count[C_PRESENCE_EXPECTED] - (double)count[C_PRESENCE_RECEIVED], 0);
     set_availability(o, m->first_measured, m->end);

@@ -8,7 +8,7 @@
 #include <yaml.h>
 
 const char *const activity_names[ACTIVITIES] = {"connect", "login",  "make", "message",   "group", "presence",
-                                                "archive", "roster", "ping", "reconnect", "csi"};
+                                                "archive", "roster", "ping", "reconnect", "csi",   "pause"};
 
 static const char *const activity_about[ACTIVITIES] = {
     "offline sessions come online and stay",
@@ -22,6 +22,7 @@ static const char *const activity_about[ACTIVITIES] = {
     "the server is pinged (XEP-0199)",
     "sessions go and come back",
     "a session becomes inactive, or active again (XEP-0352)",
+    "a session stops reading for a while",
 };
 
 /* ---- what there is ---- */
@@ -45,7 +46,7 @@ struct key {
 #define A(activity) (1u << ACT_##activity)
 #define RATED                                                                                                          \
     (A(LOGIN) | A(MESSAGE) | A(GROUP) | A(PRESENCE) | A(ARCHIVE) | A(ROSTER) | A(PING) | A(RECONNECT) | A(CSI) |       \
-     A(CONNECT) | A(MAKE))
+     A(CONNECT) | A(MAKE) | A(PAUSE))
 
 #define S(field) offsetof(struct scenario, field)
 static const struct key scenario_keys_table[] = {
@@ -94,6 +95,10 @@ static const struct key plan_keys[] = {
     {"parallel", WHOLE, F(parallel), 1, 1e6, "so many at a time (group: join)",
      .of = A(CONNECT) | A(LOGIN) | A(MAKE) | A(GROUP)},
     {"window", WHOLE, F(window), 1, 256, "without rate: so many on their way per session", .of = A(MESSAGE)},
+    {"accept", WHOLE, F(accept), 0, 1e6,
+     "with rate: a session with so many on their way, or one whose socket takes no more, refuses what is due; 0: none "
+     "does",
+     .of = A(MESSAGE)},
     {"pairs", WHOLE, F(pairs), 0, 5e5, "so many pairs write, at least one a thread; 0: all", .of = A(MESSAGE)},
     {"body", WHOLE, F(body), 44, 8192, "bytes of a message's body", .of = A(MESSAGE) | A(GROUP)},
     {"ack_every", WHOLE, F(ack_every), 1, 256, "with sm: an acknowledgement is asked for so often",
@@ -102,8 +107,8 @@ static const struct key plan_keys[] = {
     {"page", WHOLE, F(page), 1, 1000, "messages in a page", .of = A(ARCHIVE)},
     {"pages", WHOLE, F(pages), 1, 1000, "pages that are read one after the other", .of = A(ARCHIVE)},
     {"share", NUMBER, F(share), 0.001, 100, "without rate: per cent of the sessions, all at once", .of = A(RECONNECT)},
-    {"after", RANGE, F(after), 0, 3600, "seconds until they come back; [from, to] is evenly spread",
-     .of = A(RECONNECT)},
+    {"after", RANGE, F(after), 0, 3600, "seconds until they come back, or read again; [from, to] is evenly spread",
+     .of = A(RECONNECT) | A(PAUSE)},
     {"cut", WORD, F(cut), 0, 0, "the connection just ends; false: the stream is closed first", YES_NO, A(RECONNECT)},
     {"contacts", WHOLE, F(contacts), 0, 64, "other sessions each is mutually subscribed to; even", .of = A(MAKE)},
     {"items", WHOLE, F(items), 0, 2000, "roster items without subscription besides", .of = A(MAKE)},
@@ -296,8 +301,9 @@ static bool read_activity(struct reader *r, void *base, const char *name, const 
 }
 
 static const struct map phase_map = {
-    "phase", phase_keys,    COUNT(phase_keys),
-    0,       read_activity, "connect, login, make, message, group, presence, archive, roster, ping, reconnect, csi"};
+    "phase",           phase_keys,
+    COUNT(phase_keys), 0,
+    read_activity,     "connect, login, make, message, group, presence, archive, roster, ping, reconnect, csi, pause"};
 
 static void read_phases(struct reader *r, struct scenario *s, const yaml_node_t *n)
 {

@@ -30,6 +30,7 @@ enum activity {
     ACT_PING,      /* XEP-0199, to the server */
     ACT_RECONNECT, /* sessions go and come back */
     ACT_CSI,       /* sessions become inactive, and active again (XEP-0352) */
+    ACT_PAUSE,     /* sessions stop reading for a while */
     ACTIVITIES
 };
 
@@ -39,11 +40,12 @@ struct plan {
     double rate[2];  /* a second, all sessions together, at the phase's begin and end; 0: no open loop */
     double parallel; /* so many at a time (connect, login, make, group: joining) */
     double window;   /* so many on their way per session, without a rate (message) */
+    double accept;   /* with so many on its way a session refuses what is due; 0: never (message) */
     double pairs;    /* so many of them write; 0: all (message) */
     double body, ack_every;
     double page, pages;
     double share;    /* per cent of the sessions, all at once, without a rate (reconnect) */
-    double after[2]; /* seconds until they come back: between these (reconnect) */
+    double after[2]; /* seconds until they come back, or read again: between these (reconnect, pause) */
     double contacts, items;
     double occupants;
     bool store; /* false: <no-store/> */

@@ -42,12 +42,32 @@ void session_leave(struct session *s, bool cut, uint64_t back_at)
         client_close(&s->client);
 }
 
+void session_pause(struct session *s, uint64_t until)
+{
+    s->reads_at = until;
+    s->lane->paused += !s->client.paused;
+    client_pause(&s->client, true);
+}
+
+static void read_again(struct lane *l, uint64_t now)
+{
+    for (unsigned i = 0; i < l->slots && l->paused; i++) {
+        struct session *s = &l->sessions[i];
+        if (!s->client.paused || (s->reads_at > now && l->phase < PHASE_DRAIN))
+            continue;
+        s->reads_at = now;
+        l->paused--;
+        client_pause(&s->client, false);
+    }
+}
+
 struct session *session_next(struct lane *l, unsigned *cursor, bool idle)
 {
     enum { TRIES = 64 };
     for (unsigned i = 0; i < TRIES && i < l->slots; i++) {
         struct session *s = &l->sessions[(*cursor)++ % l->slots];
-        if (s->stage == ONLINE && s->client.state == CLIENT_READY && (!idle || s->query == Q_NONE))
+        if (s->stage == ONLINE && s->client.state == CLIENT_READY &&
+            (!idle || (s->query == Q_NONE && !s->client.paused)))
             return s;
     }
     return NULL;
@@ -187,6 +207,8 @@ static void on_closed(struct client *c, const char *why)
     bool planned = s->back_at;
     s->stage = OFFLINE;
     s->query = Q_NONE;
+    l->paused -= c->paused;
+    client_pause(c, false);
     *(was == ONLINE ? &l->online : &l->logging_in) -= 1;
     keep_token(s, c);
     if (!s->token)
@@ -199,6 +221,7 @@ static void on_closed(struct client *c, const char *why)
 
 void session_timeouts(struct lane *l, uint64_t now)
 {
+    read_again(l, now);
     if (now < l->swept_at)
         return;
     l->swept_at = now + SECOND;

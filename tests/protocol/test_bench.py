@@ -67,6 +67,15 @@ def test_chat(run):
     assert figures["wire_bytes_in"] > 300 * 100 and figures["wire_bytes_out"] > 300 * 100
 
 
+def test_what_is_too_much_is_refused_and_counted(run):
+    code, result = run(CONNECT + "  - { name: over, seconds: 3, message: { rate: 2000, accept: 2, pairs: 5 }, pause: { rate: 2, after: [0.5, 1] } }\n",
+                       thresholds=["refused > 100", "refused_per_s > 30"])
+    figures = clean(result)
+    assert code == 0, result["thresholds"]
+    assert figures["created"] + figures["refused"] == 6000 and figures["created"] == figures["received"] > 100
+    assert figures["waited_count"] > 0 and sum(row.get("refused", 0) for row in result["seconds"]) == figures["refused"]
+
+
 def test_full_speed_with_acknowledgements(run):
     code, result = run(CONNECT + "  - { name: full, seconds: 2, message: { window: 3 } }\n", "--mechanism", "SCRAM-SHA-256",
                        "--source", "127.0.0.2-127.0.0.5", "--threads", 2, head="client: { sm: true }\n")
