@@ -2,6 +2,7 @@
  * SQLite driver, private: one database used by one thread at a time (the opener, then the driver's own, then the
  * closer).
  *
+ * sqlite_vfs.c     how the WAL is written
  * sqlite_schema.c  opening, the tables and their history
  * sqlite_db.c      statements: kept prepared, values always bound
  * sqlite_ops.c     what each operation does
@@ -92,6 +93,11 @@ struct sqlite {
     uint32_t *seqs_used, seqs_mask, seqs_count;
     uint64_t expire_next; /* unix time of the next removal of old session records */
 };
+
+/* ---- sqlite_vfs.c ---- */
+
+/* Name of the VFS to open databases with; any thread. For synchronous=FULL only. */
+const char *sqlite_vfs(void);
 
 /* ---- sqlite_schema.c ---- */
 

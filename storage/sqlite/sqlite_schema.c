@@ -201,7 +201,8 @@ enum err sqlite_schema_open(struct sqlite *d, const char *path, uint8_t secret[3
     }
     if (strcmp(path, ":memory:") && claim(d, path, why))
         return ERR_BUSY;
-    int rc = sqlite3_open_v2(path, &d->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
+    int rc =
+        sqlite3_open_v2(path, &d->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, sqlite_vfs());
     if (rc) {
         *why = text("database %s cannot be opened: %s; its folder must exist and be writable", path,
                     d->db ? sqlite3_errmsg(d->db) : sqlite3_errstr(rc));

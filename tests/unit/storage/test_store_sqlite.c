@@ -4,6 +4,7 @@
 
 #include <semaphore.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -252,6 +253,79 @@ static void test_disk_full(void **state)
     bytes_unref(&big);
 }
 
+static void put_many(struct worker *w, int64_t owner, uint64_t first_id, struct answer *a, size_t n)
+{
+    struct bytes *big = bytes_new(NULL, 4000);
+    memset(big->data, 'x', 4000);
+    for (size_t i = 0; i < n; i++) {
+        struct archive_item it = item(first_id + i, 0, "b@b.example");
+        it.stanza = big;
+        a[i] = (struct answer){.w = w};
+        put_async(w, owner, it, on_done, &a[i]);
+    }
+    for (size_t i = 0; i < n; i++)
+        until(&a[i]);
+    bytes_unref(&big);
+}
+
+/* As an operator's sqlite3 sees it: another connection, SQLite's own VFS. */
+static int64_t from_outside(const char *path, const char *text)
+{
+    sqlite3 *mine = connection, *db;
+    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, "unix"), SQLITE_OK);
+    connection = db;
+    int64_t n = sql_int(text);
+    connection = mine;
+    sqlite3_close(db);
+    return n;
+}
+
+/* Transactions of some megabytes, then with a cache too small for them: frames go to the WAL before the commit and are
+ * read again from there. */
+static void test_large_transactions(void **state)
+{
+    struct fixture *f = *state;
+    enum { N = 1000 };
+    static struct answer a[N];
+    int64_t owner = new_owner(f->w, "alice@a.example");
+    for (int round = 0; round < 2; round++) {
+        put_many(f->w, owner, 1 + (uint64_t)round * N, a, N);
+        for (int i = 0; i < N; i++)
+            assert_int_equal(a[i].e, OK);
+        sql("PRAGMA cache_size = 10");
+    }
+    assert_int_equal(from_outside(f->path, "SELECT count(*) FROM message"), 2 * N);
+    assert_int_equal(from_outside(f->path, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'"),
+                     1);
+}
+
+/* The kernel refuses to write: what is not in the file is not acknowledged, and it goes on when it can. */
+static void test_write_fails(void **state)
+{
+    struct fixture *f = *state;
+    enum { N = 200 };
+    static struct answer a[N];
+    struct rlimit old, small;
+    int64_t owner = new_owner(f->w, "alice@a.example");
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    small = old;
+    small.rlim_cur = 400000;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    put_many(f->w, owner, 1, a, N);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    size_t ok = 0;
+    for (int i = 0; i < N; i++)
+        ok += a[i].e == OK;
+    assert_true(ok < N);
+    assert_int_equal(put(f->w, owner, item(1000, 0, "b@b.example")), OK);
+    assert_int_equal(rows_of(f->w, owner), ok + 1);
+    assert_int_equal(from_outside(f->path, "SELECT count(*) FROM message"), ok + 1);
+    down(f);
+    up(f);
+    assert_int_equal(rows_of(f->w, owner), ok + 1);
+}
+
 static void test_deleted_messages_go(void **state)
 {
     struct fixture *f = *state;
@@ -489,6 +563,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_commit_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rolled_back_owner, setup, teardown),
         cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_large_transactions, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_write_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(test_deleted_messages_go, setup, teardown),
         cmocka_unit_test_setup_teardown(test_file_is_private, setup, teardown),
         cmocka_unit_test_setup_teardown(test_newer_schema, setup, teardown),
