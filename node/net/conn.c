@@ -65,6 +65,7 @@ struct conn {
     unsigned linger_ms;
     int write_errno;         /* the socket takes nothing any more */
     unsigned watching : 2;   /* events the loop watches */
+    unsigned partial : 1;    /* rest is less than a ClientHello */
     unsigned ready : 1;      /* the handshake is done */
     unsigned paused : 1;     /* by the owner */
     unsigned throttled : 1;  /* by the rate limit */
@@ -168,11 +169,16 @@ static bool call_drained(struct conn *c)
 
 static void on_event(void *arg, unsigned events);
 
+static bool has_rest(const struct conn *c)
+{
+    return c->rest.len && !c->partial;
+}
+
 static bool wants_read(const struct conn *c)
 {
     if (c->state == CLOSING)
         return !c->eof && !c->dead;
-    return c->state == OPEN && !c->paused && !c->throttled && !c->rest.len;
+    return c->state == OPEN && !c->paused && !c->throttled && !has_rest(c);
 }
 
 static bool wants_write(const struct conn *c)
@@ -472,6 +478,27 @@ static BIO *bio_new(struct conn *c)
     return b;
 }
 
+/* The first record to its end. What is no ClientHello, or too long for one, is whole: OpenSSL says what is wrong. */
+static bool is_whole(const struct buf *b)
+{
+    enum { HANDSHAKE = 22, HEAD = 5, RECORD_MAX = 16 * 1024 };
+    const uint8_t *p = (const uint8_t *)buf_data(b);
+    if (b->len && p[0] != HANDSHAKE)
+        return true;
+    if (b->len < HEAD)
+        return false;
+    size_t len = (size_t)p[3] << 8 | p[4];
+    return len > RECORD_MAX || b->len - HEAD >= len;
+}
+
+/* With the first byte OpenSSL takes 33 KiB of buffers for the handshake: not for one who only drips. */
+static void gather(struct conn *c, const char *p, size_t n)
+{
+    buf_add(&c->rest, p, n);
+    c->partial = !is_whole(&c->rest);
+    mark_dirty(c);
+}
+
 void conn_start_tls_with(struct conn *c, struct tls *t, const char *p, size_t n)
 {
     CHECK(!c->ssl, "TLS inside TLS");
@@ -481,8 +508,7 @@ void conn_start_tls_with(struct conn *c, struct tls *t, const char *p, size_t n)
     c->ssl = tls_ssl_new(t);
     BIO *b = bio_new(c);
     SSL_set_bio(c->ssl, b, b);
-    buf_add(&c->rest, p, n);
-    mark_dirty(c);
+    gather(c, p, n);
 }
 
 void conn_start_tls(struct conn *c, struct tls *t)
@@ -515,6 +541,7 @@ static void handshake(struct conn *c)
         mark_dirty(c);
     if (r == 1) {
         c->ready = 1;
+        tls_ssl_forget_exchange(c->ssl);
         buf_add(&c->rest, io->in, io->in_len);
         mark_dirty(c);
         call_ready(c);
@@ -644,7 +671,9 @@ static void on_readable(struct conn *c)
     }
     if (c->limits.rate_bytes)
         spend(c, (size_t)n);
-    if (c->ssl)
+    if (c->partial)
+        gather(c, c->io->raw, (size_t)n);
+    else if (c->ssl)
         feed_tls(c, c->io->raw, (size_t)n);
     else
         call_data(c, c->io->raw, (size_t)n);
@@ -701,7 +730,7 @@ static void visit(struct conn *c)
     }
     if (c->state == ENDED)
         return;
-    if (c->rest.len && !c->paused) {
+    if (has_rest(c) && !c->paused) {
         struct buf rest = c->rest;
         c->rest = (struct buf){0};
         mark_dirty(c); /* come back for what this brings */
@@ -720,7 +749,7 @@ static void visit(struct conn *c)
     if (c->state != OPEN)
         return;
     watch_wanted(c);
-    if (c->overflow || (c->rest.len && !c->paused)) /* drained() did this */
+    if (c->overflow || (has_rest(c) && !c->paused)) /* drained() did this */
         mark_dirty(c);
 }
 
@@ -777,7 +806,7 @@ void conn_resume(struct conn *c)
     if (!c->paused)
         return;
     c->paused = 0;
-    if (c->rest.len || !(c->watching & LOOP_READ))
+    if (has_rest(c) || !(c->watching & LOOP_READ))
         mark_dirty(c);
 }
 

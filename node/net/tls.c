@@ -315,6 +315,23 @@ SSL *tls_ssl_new(struct tls *t)
     return s;
 }
 
+/* Setting a type, if only the one it has, frees the key that was there. */
+static void wipe(EVP_PKEY *k)
+{
+    if (!EVP_PKEY_set_type(k, EVP_PKEY_get_id(k)))
+        ERR_clear_error();
+    EVP_PKEY_free(k);
+}
+
+void tls_ssl_forget_exchange(SSL *s)
+{
+    EVP_PKEY *k = NULL;
+    if (SSL_get_tmp_key(s, &k))
+        wipe(k);
+    if (SSL_get_peer_tmp_key(s, &k))
+        wipe(k);
+}
+
 const char *tls_ssl_alpn(const SSL *s)
 {
     const unsigned char *p;

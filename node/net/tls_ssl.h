@@ -12,6 +12,8 @@
 
 /* A server's side of one connection; the caller keeps its reference on t as long as it lives. */
 SSL *tls_ssl_new(struct tls *t);
+/* After the handshake: wipes the keys of the exchange, which OpenSSL would keep as long as the connection lives. */
+void tls_ssl_forget_exchange(SSL *s);
 /* The certificate of this host, unless the client names another by SNI. Before the handshake. */
 void tls_ssl_host(SSL *s, struct tls *t, const char *domain);
 /* The protocol ALPN agreed on, as a literal; NULL: none. */
