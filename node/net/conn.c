@@ -45,6 +45,13 @@ enum state {
     CLOSING, /* conn_close was called: writes the rest, then waits for the peer's end */
 };
 
+/* Not a sockaddr_storage: of its 128 bytes there would be one in each connection. */
+union address {
+    sa_family_t family; /* AF_UNIX: local */
+    struct sockaddr_in four;
+    struct sockaddr_in6 six;
+};
+
 struct conn {
     struct conn_io *io; /* NULL between conn_leave and conn_enter */
     struct list link;   /* in io->dirty or io->leaving */
@@ -77,8 +84,7 @@ struct conn {
     unsigned draining : 1;   /* inside drained() */
     unsigned said_bye : 1;   /* close_notify */
     unsigned finished : 1;   /* FIN */
-    struct sockaddr_storage peer;
-    char peer_text[PEER_TEXT];
+    union address peer;
 };
 
 static const struct log conn_log = {.kind = "conn"};
@@ -757,21 +763,12 @@ static void visit(struct conn *c)
 
 static void peer_set(struct conn *c, const struct sockaddr *peer)
 {
-    char host[INET6_ADDRSTRLEN];
-    if (peer && peer->sa_family == AF_INET) {
-        struct sockaddr_in *a = (struct sockaddr_in *)&c->peer;
-        memcpy(a, peer, sizeof *a);
-        inet_ntop(AF_INET, &a->sin_addr, host, sizeof host);
-        snprintf(c->peer_text, sizeof c->peer_text, "%s %u", host, ntohs(a->sin_port));
-    } else if (peer && peer->sa_family == AF_INET6) {
-        struct sockaddr_in6 *a = (struct sockaddr_in6 *)&c->peer;
-        memcpy(a, peer, sizeof *a);
-        inet_ntop(AF_INET6, &a->sin6_addr, host, sizeof host);
-        snprintf(c->peer_text, sizeof c->peer_text, "%s %u", host, ntohs(a->sin6_port));
-    } else {
-        c->peer.ss_family = AF_UNIX;
-        snprintf(c->peer_text, sizeof c->peer_text, "local");
-    }
+    if (peer && peer->sa_family == AF_INET)
+        memcpy(&c->peer.four, peer, sizeof c->peer.four);
+    else if (peer && peer->sa_family == AF_INET6)
+        memcpy(&c->peer.six, peer, sizeof c->peer.six);
+    else
+        c->peer.family = AF_UNIX;
 }
 
 struct conn *conn_new(struct conn_io *io, int fd, const struct sockaddr *peer, const struct conn_ops *ops, void *arg,
@@ -880,10 +877,19 @@ size_t conn_end_point(const struct conn *c, uint8_t out[64])
 
 const char *conn_peer(const struct conn *c)
 {
-    return c->peer_text;
+    static _Thread_local char text[PEER_TEXT];
+    char host[INET6_ADDRSTRLEN];
+    if (c->peer.family == AF_UNIX)
+        return "local";
+    bool four = c->peer.family == AF_INET;
+    inet_ntop(c->peer.family, four ? (const void *)&c->peer.four.sin_addr : &c->peer.six.sin6_addr, host, sizeof host);
+    snprintf(text, sizeof text, "%s %u", host, ntohs(four ? c->peer.four.sin_port : c->peer.six.sin6_port));
+    return text;
 }
 
 const struct sockaddr_storage *conn_peer_addr(const struct conn *c)
 {
-    return &c->peer;
+    static _Thread_local struct sockaddr_storage addr;
+    memcpy(&addr, &c->peer, sizeof c->peer);
+    return &addr;
 }

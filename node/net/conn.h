@@ -92,7 +92,8 @@ size_t conn_end_point(const struct conn *c, uint8_t out[64]);
 size_t conn_unique(const struct conn *c, uint8_t out[64]);
 /* The client's certificate; false: none that can be read. certificate_clear it. */
 bool conn_certificate(const struct conn *c, struct certificate *out);
-const char *conn_peer(const struct conn *c); /* "address port", for logs */
+/* "address port", for logs, and the address; both valid until the thread's next call. */
+const char *conn_peer(const struct conn *c);
 const struct sockaddr_storage *conn_peer_addr(const struct conn *c);
 
 #endif
