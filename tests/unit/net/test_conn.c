@@ -1,5 +1,7 @@
 #include "net_test.h"
 
+#include <malloc.h>
+
 enum { OUT_LIMIT = 256 * 1024 };
 
 /* The owner of a connection, as c2s would be; fields are guarded by lock, c belongs to the worker's thread. */
@@ -521,6 +523,42 @@ static void test_vanish_in_handshake(void **state)
     }
 }
 
+/* OpenSSL's buffers for the handshake, 33 KiB, come with the end of a ClientHello: many may drip. */
+static void test_half_hello(void **state)
+{
+    (void)state;
+    struct owner *o = open_with((struct setup){.tls = true});
+    struct client c = client_new(dup(o->client_fd), (struct client_options){0});
+    BIO *out = BIO_new(BIO_s_mem());
+    SSL_set0_wbio(c.ssl, out);
+    SSL_do_handshake(c.ssl);
+    char *hello, record;
+    long n = BIO_get_mem_data(out, &hello);
+    size_t before = mallinfo2().uordblks;
+    send_all(o->client_fd, hello, (size_t)n - 1);
+    sleep_ms(50);
+    if (before) /* sanitizers have an allocator of their own */
+        assert_true(mallinfo2().uordblks < before + 8 * 1024);
+    send_all(o->client_fd, hello + n - 1, 1);
+    read_exactly(o->client_fd, &record, 1);
+    assert_int_equal(record, 22); /* ServerHello */
+    if (before)
+        assert_true(mallinfo2().uordblks > before + 16 * 1024);
+    client_free(&c);
+    owner_free(o);
+}
+
+/* The first record says that it is longer than any may be: nothing more is waited for. */
+static void test_endless_hello(void **state)
+{
+    (void)state;
+    struct owner *o = open_with((struct setup){.tls = true});
+    send_all(o->client_fd, "\x16\x03\x01\xff\xff", 5);
+    wait_for(o, o->closed_times == 1);
+    assert_int_equal(GET(o, o->why), CONN_TLS_FAILED);
+    owner_free(o);
+}
+
 /* ---- STARTTLS ---- */
 
 static void test_starttls(void **state)
@@ -962,6 +1000,8 @@ int main(void)
         cmocka_unit_test(test_renegotiation_is_refused),
         cmocka_unit_test(test_byte_by_byte),
         cmocka_unit_test(test_vanish_in_handshake),
+        cmocka_unit_test(test_half_hello),
+        cmocka_unit_test(test_endless_hello),
         cmocka_unit_test(test_starttls),
         cmocka_unit_test(test_starttls_injection),
         cmocka_unit_test(test_detection),
