@@ -76,12 +76,13 @@ static struct names scenarios_of(const json_t *results)
     return n;
 }
 
+/* scenario: NULL for all. */
 static struct names labels_of(const json_t *results, const char *scenario)
 {
     struct names n = {{0}, 0};
     size_t i;
     const json_t *r;
-    json_array_foreach(results, i, r) if (strcmp(text_of(r, "scenario"), scenario) == 0)
+    json_array_foreach(results, i, r) if (!scenario || strcmp(text_of(r, "scenario"), scenario) == 0)
         add_name(&n, label_of(r), LABELS_MAX);
     return n;
 }
@@ -244,8 +245,9 @@ static void html_table(const json_t *results, const char *scenario, const struct
 static void html_scenario(const json_t *results, const char *scenario, FILE *to)
 {
     struct names labels = labels_of(results, scenario);
+    struct names all = labels_of(results, NULL);
     double values[LABELS_MAX];
-    size_t i;
+    size_t i, colour[LABELS_MAX];
     const json_t *r;
     fputs("<h2>", to);
     html_text(scenario, to);
@@ -260,12 +262,15 @@ static void html_scenario(const json_t *results, const char *scenario, FILE *to)
         break;
     }
     html_table(results, scenario, &labels, to);
+    for (size_t k = 0; k < labels.count; k++)
+        for (colour[k] = 0; colour[k] < all.count && strcmp(all.name[colour[k]], labels.name[k]);)
+            colour[k]++;
     for (const struct figure *f = rows; f < rows + ROWS; f++) {
         if (!f->unit || !interesting(results, scenario, &labels, f->name))
             continue;
         for (size_t k = 0; k < labels.count; k++)
             values[k] = median(results, scenario, labels.name[k], f->name);
-        svg_bars(f->title, f->unit, labels.count, labels.name, values, to);
+        svg_bars(f->title, f->unit, labels.count, labels.name, colour, values, to);
     }
 }
 

@@ -77,10 +77,11 @@ static void over_time(const json_t *result, struct plot p, const char *inner, co
     struct mark marks[32];
     size_t n = json_array_size(rows);
     double *x = column(rows, "t", NULL, false);
+    bool any = false;
     for (size_t i = 0; i < count; i++) {
         double *y = inner ? column(rows, inner, names[i], zero) : column(rows, names[i], NULL, zero);
         for (size_t k = 0; k < n; k++)
-            y[k] *= factor;
+            y[k] *= factor, any = any || isfinite(y[k]);
         series[i] = (struct series){names[i], n, x, y};
     }
     p.x_unit = "seconds";
@@ -88,7 +89,9 @@ static void over_time(const json_t *result, struct plot p, const char *inner, co
     p.series_count = count;
     p.marks = marks;
     p.mark_count = marks_of(result, marks, 32);
-    svg_plot(&p, to);
+    p.x_from_zero = true;
+    if (any)
+        svg_plot(&p, to);
     for (size_t i = 0; i < count; i++)
         free((void *)series[i].y);
     free(x);
@@ -150,20 +153,23 @@ static void plots(const json_t *result, FILE *to)
               1, to);
 }
 
+/* Sixteen bars from each latency to its double, though the buckets are finer: few values make no lawn. */
 static void histogram(const char *kind, const json_t *buckets, FILE *to)
 {
+    enum { BARS = 16 };
     size_t i, n = json_array_size(buckets);
     const json_t *b;
     double *x = calloc(2 * n + 2, sizeof *x), *y = calloc(2 * n + 2, sizeof *y);
     char title[80];
     size_t k = 0;
-    json_array_foreach(buckets, i, b) /* a bucket reaches 1/64 below its top */
+    json_array_foreach(buckets, i, b)
     {
-        double top = fmax(json_number_value(json_array_get(b, 0)), 1e-6);
-        x[k] = top * 63 / 64;
-        y[k++] = json_number_value(json_array_get(b, 1));
-        x[k] = top;
-        y[k++] = 0;
+        double bar = ceil(log2(fmax(json_number_value(json_array_get(b, 0)), 1e-6)) * BARS - 1e-6);
+        if (k == 0 || x[k - 1] < exp2(bar / BARS) * 0.999) {
+            x[k++] = exp2((bar - 1) / BARS);
+            x[k++] = exp2(bar / BARS);
+        }
+        y[k - 2] += json_number_value(json_array_get(b, 1));
     }
     snprintf(title, sizeof title, "Latencies: %s", kind);
     struct series s = {kind, k, x, y};
@@ -207,8 +213,10 @@ static void latencies(const json_t *result, FILE *to)
     const json_t *figures = json_object_get(result, "figures");
     const char *kinds[SERIES_MAX];
     size_t n = kinds_of(result, kinds);
-    fputs("<h2>Operations</h2><table><tr><th>what<th>count<th>per second<th>p50 "
-          "ms<th>p90<th>p99<th>p99.9<th>p99.99<th>max</tr>\n",
+    if (!n)
+        return;
+    fputs("<h2>Operations</h2><table><tr><th>what<th>count<th>per second<th>p50 ms<th>p90 ms<th>p99 ms"
+          "<th>p99.9 ms<th>p99.99 ms<th>max ms</tr>\n",
           to);
     for (size_t i = 0; i < n; i++) {
         fputs("<tr>", to);
@@ -231,10 +239,11 @@ static void fault_table(const json_t *result, FILE *to)
     const json_t *o, *list = json_object_get(result, "faults");
     if (!json_array_size(list))
         return;
-    fputs("<h2>Faults</h2><table><tr><th><th>command<th>at s<th>took s<th>exit<th>worst gap ms<th>worst second "
-          "%<th>seconds below "
-          "99.9 %<th>never done</tr>\n",
-          to);
+    fputs(
+        "<h2>Faults</h2><table><tr><th><th class='l'>command<th>at s<th>took s<th>exit<th>worst gap ms<th>worst second "
+        "%<th>seconds below "
+        "99.9 %<th>never done</tr>\n",
+        to);
     json_array_foreach(list, i, o)
     {
         fprintf(to, "<tr><td>%zu</td>", i + 1);
@@ -310,9 +319,12 @@ void html_report(const json_t *result, FILE *to)
     thresholds(result, to);
     latencies(result, to);
     fault_table(result, to);
-    fputs("<h2>Over time</h2>\n", to);
-    plots(result, to);
-    fputs("<h2>How latencies are spread</h2>\n", to);
+    if (json_array_size(json_object_get(result, "seconds")) > 1) {
+        fputs("<h2>Over time</h2>\n", to);
+        plots(result, to);
+    }
+    if (json_object_size(json_object_get(result, "histograms")))
+        fputs("<h2>How latencies are spread</h2>\n", to);
     json_object_foreach(json_object_get(result, "histograms"), kind, buckets) histogram(kind, buckets, to);
     figure_table(result, to);
     html_end(to);

@@ -30,16 +30,16 @@ struct mark {
 };
 struct plot {
     const char *title, *x_unit, *y_unit;
-    bool log_x, log_y, bars; /* bars: from zero to y, as wide as the distance to the next x */
+    bool log_x, log_y, x_from_zero, bars; /* bars: from zero to y, as wide as the distance to the next x */
     const struct series *series;
     size_t series_count;
     const struct mark *marks;
     size_t mark_count;
 };
 void svg_plot(const struct plot *p, FILE *to);
-/* Horizontal bars, one a name; NAN is left out. */
-void svg_bars(const char *title, const char *unit, size_t count, const char *const *names, const double *values,
-              FILE *to);
+/* Horizontal bars, one a name; NAN is left out. colour: by name, any number; the same one is always the same colour. */
+void svg_bars(const char *title, const char *unit, size_t count, const char *const *names, const size_t *colour,
+              const double *values, FILE *to);
 void html_text(const char *text, FILE *to);
 /* What all pages begin with and end with. */
 void html_begin(const char *title, FILE *to);

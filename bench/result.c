@@ -48,7 +48,7 @@ static void set_span(json_t *o, const struct span *s, bool with_main)
         set(o, "server_cpu_percent", 100 * s->cpu / s->seconds, 1);
     if (server_roles() && units > 0)
         set(o, "server_cpu_us_per_unit", s->cpu * 1e6 / units, 2);
-    if (s->seconds > 0)
+    if (s->seconds >= 0.1)
         set(o, "generator_cpu_percent", 100 * s->own_cpu / s->seconds, 1);
     if (units > 0)
         set(o, "generator_cpu_us_per_unit", s->own_cpu * 1e6 / units, 2);

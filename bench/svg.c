@@ -41,9 +41,10 @@ void html_begin(const char *title, FILE *to)
     fputs("<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>", to);
     html_text(title, to);
     fputs("</title>\n<style>body{font:15px/1.45 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 "
-          "1em;color:#222}"
+          "1em;color:#222;background:#fff}"
           "h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}table{border-collapse:collapse;margin:.6em 0}"
           "td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}"
+          "th{text-align:right}th:first-child,th.l{text-align:left}"
           "td.n{text-align:right;font-variant-numeric:tabular-nums}.bad{color:#b00020;font-weight:600}.good{color:#"
           "2f7d32}"
           "svg{display:block;margin:1em "
@@ -202,19 +203,22 @@ static void draw_marks(const struct plot *p, const struct axis *x, FILE *to)
         fprintf(to,
                 "<line x1='%.1f' x2='%.1f' y1='%d' y2='%d' stroke='#b00020' stroke-dasharray='4 3'/>"
                 "<text x='%.1f' y='%d' fill='#b00020'>fault %zu<title>",
-                at, at, TOP, HEIGHT - BOTTOM, at + 4, TOP + 12, i + 1);
+                at, at, TOP, HEIGHT - BOTTOM, at + 4, TOP + 12 + (int)(i % 3) * 14,
+                i + 1); /* side by side they do not overlap */
         html_text(p->marks[i].text, to);
         fputs("</title></text>", to);
     }
 }
 
-/* Below the title. */
+/* Below the title, in two rows if need be. */
 static void legend(const struct plot *p, FILE *to)
 {
-    double at = LEFT;
+    double at = LEFT, top = 23;
     for (size_t i = 0; i < p->series_count && p->series_count > 1; i++) {
-        fprintf(to, "<rect x='%.1f' y='26' width='10' height='10' fill='%s'/><text x='%.1f' y='35'>", at,
-                colours[i % COLOURS], at + 14);
+        if (at + 14 + 7.0 * (double)strlen(p->series[i].name) > WIDTH)
+            at = LEFT, top += 13;
+        fprintf(to, "<rect x='%.1f' y='%.0f' width='10' height='10' fill='%s'/><text x='%.1f' y='%.0f'>", at, top,
+                colours[i % COLOURS], at + 14, top + 9);
         html_text(p->series[i].name, to);
         fputs("</text>", to);
         at += 34 + 7.0 * (double)strlen(p->series[i].name);
@@ -229,6 +233,8 @@ void svg_plot(const struct plot *p, FILE *to)
         widen(&x, p->series[i].count, p->series[i].x);
         widen(&y, p->series[i].count, p->series[i].y);
     }
+    if (p->x_from_zero)
+        x.min = fmin(x.min, 0);
     round_ends(&x, false);
     round_ends(&y, true);
     frame(p, to);
@@ -242,8 +248,8 @@ void svg_plot(const struct plot *p, FILE *to)
     fputs("</svg>\n", to);
 }
 
-void svg_bars(const char *title, const char *unit, size_t count, const char *const *names, const double *values,
-              FILE *to)
+void svg_bars(const char *title, const char *unit, size_t count, const char *const *names, const size_t *colour,
+              const double *values, FILE *to)
 {
     enum { ROW = 24, NAMES = 150, END = 90 };
     double max = 0;
@@ -262,7 +268,7 @@ void svg_bars(const char *title, const char *unit, size_t count, const char *con
         fprintf(to, "<text x='%d' y='%.0f' text-anchor='end'>", NAMES - 8, y + 13);
         html_text(names[i], to);
         fprintf(to, "</text><rect x='%d' y='%.0f' width='%.1f' height='16' fill='%s'/><text x='%.1f' y='%.0f'>", NAMES,
-                y, wide, colours[i % COLOURS], NAMES + wide + 6, y + 13);
+                y, wide, colours[colour[i] % COLOURS], NAMES + wide + 6, y + 13);
         if (isfinite(values[i]))
             fprintf(to, values[i] >= 1000 ? "%.0f %s" : "%.4g %s", values[i], unit);
         else
