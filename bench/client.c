@@ -372,7 +372,7 @@ static void element(struct client *c, char *xml, size_t len)
         say(c, "<a xmlns='urn:xmpp:sm:3' h='%u'/>", c->sm_handled);
     else if (strstr(xml, "stream:error") && c->state == CLIENT_READY)
         refused(c, xml);
-    else if (c->state == CLIENT_READY)
+    else /* also what was on its way when we closed (RFC 6120, 4.4) */
         c->ops->element(c, xml, len);
 }
 

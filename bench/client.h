@@ -48,7 +48,8 @@ enum client_resumption { RESUME_NOT_TRIED, RESUME_DONE, RESUME_FAILED };
 struct client;
 struct client_ops {
     void (*ready)(struct client *c);
-    /* One whole element after ready, NUL-terminated and changeable; <r/> is answered and not shown. */
+    /* One whole element after ready, until the server closes; NUL-terminated and changeable; <r/> is answered and not
+     * shown. */
     void (*element)(struct client *c, char *xml, size_t len);
     /* Once per client_open() that returned; why is NULL after client_close(). */
     void (*closed)(struct client *c, const char *why);

@@ -284,6 +284,27 @@ static void drain(void)
     phase_end_at(last);
 }
 
+static unsigned sessions_away(void)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < run.lane_count; i++) {
+        struct lane *l = &run.lanes[i];
+        pthread_mutex_lock(&l->lock);
+        n += l->returning_count + l->logging_in;
+        pthread_mutex_unlock(&l->lock);
+    }
+    return n;
+}
+
+/* Sessions that may be resumed come back, to be closed in order: else the server would keep them, and give them what
+ * the next run sends. */
+static void bring_home(void)
+{
+    uint64_t until = now_ns() + (uint64_t)(run.scenario.drain * 1e9);
+    while (run.scenario.client.resume && !interrupted && sessions_away() && now_ns() < until)
+        pass_until(until);
+}
+
 static void sum_up(struct measured *m)
 {
     for (unsigned i = 0; i < run.scenario.phase_count; i++) {
@@ -326,6 +347,7 @@ void conduct(struct measured *m, unsigned threads, bool progress)
     for (unsigned i = 0; i < run.scenario.phase_count && !interrupted; i++)
         run_phase(i);
     drain();
+    bring_home();
     end_row(now_ns());
     lanes_stop();
     collect();

@@ -179,7 +179,7 @@ bool group_presence(struct session *s, const char *xml)
     xml_attribute(xml, "type", type, sizeof type);
     if (strcmp(type, "error") == 0)
         joining ? join_failed(s, xml) : session_error(s, xml);
-    else if (own && *type)
+    else if (own && *type && is_online(s)) /* it did not leave */
         group_left(s, false);
     else if (own && joining && (strstr(xml, "code='201'") || strstr(xml, "code=\"201\"")))
         unlock(s);
