@@ -104,7 +104,12 @@ class Peer(Server):
 
 
 class Ejabberd(Peer):
+    """pids: Erlang's, and that of PostgreSQL, whose work its children do."""
     name = "ejabberd"
+
+    def arguments(self):
+        arguments = super().arguments()
+        return [*arguments[:-1], f"{arguments[-1]}+"] if len(self.pids) == 2 else arguments
 
 
 class Prosody(Peer):
