@@ -172,6 +172,8 @@ void lanes_stop(void);
 uint64_t phase_end(void);
 /* What the lane's phase wants of an activity; NULL: nothing. */
 const struct plan *lane_plan(const struct lane *l, enum activity a);
+/* So many of the lane's sessions, the first ones, come or write. */
+unsigned plan_sessions(const struct lane *l, const struct plan *plan);
 /* A random number from 0 to below 1. */
 double lane_random(struct lane *l);
 /* An operation was due; it was done. n operations at once. */
@@ -208,8 +210,6 @@ void outbox_acked(struct session *s, struct outbox *o, uint32_t h);
 void outbox_again(struct outbox *o);
 
 /* message.c */
-/* The first so many sessions of a lane write. */
-unsigned message_writers(const struct lane *l, const struct plan *plan);
 bool message_create(struct session *s, uint64_t due);
 /* Has the session as many on their way as the plan accepts? */
 bool message_full(struct session *s, const struct plan *plan);

@@ -91,6 +91,12 @@ const struct plan *lane_plan(const struct lane *l, enum activity a)
     return p && p->plan[a].on ? &p->plan[a] : NULL;
 }
 
+unsigned plan_sessions(const struct lane *l, const struct plan *plan)
+{
+    unsigned limit = 2 * (((unsigned)plan->pairs + run.lane_count - 1) / run.lane_count);
+    return limit && limit < l->slots ? limit : l->slots;
+}
+
 uint64_t phase_end(void)
 {
     int at = run.phase;
@@ -126,9 +132,10 @@ static uint64_t next_due(struct lane *l, enum activity a)
 static bool come(struct lane *l, uint64_t due, bool leaves)
 {
     unsigned *cursor = &l->arrivals[leaves ? ACT_LOGIN : ACT_CONNECT].cursor;
+    unsigned all = leaves ? l->slots : plan_sessions(l, &phase_now(l)->plan[ACT_CONNECT]);
     bool once = !leaves || phase_now(l)->until_done;
-    for (unsigned i = 0; i < l->slots && (!once || *cursor < l->slots); i++) {
-        struct session *s = &l->sessions[(*cursor)++ % l->slots];
+    for (unsigned i = 0; i < all && (!once || *cursor < all); i++) {
+        struct session *s = &l->sessions[(*cursor)++ % all];
         if (s->stage != OFFLINE || s->back_at || s->client.state != CLIENT_CLOSED)
             continue;
         s->leaves = leaves;
@@ -176,7 +183,7 @@ static struct session *next_to_make(struct lane *l)
 /* Messages are created whether there is a connection or not, unless the scenario itself sent the writer away. */
 static struct session *next_writer(struct lane *l, const struct plan *plan, unsigned *cursor)
 {
-    unsigned writers = message_writers(l, plan);
+    unsigned writers = plan_sessions(l, plan);
     for (unsigned i = 0; i < writers; i++) {
         struct session *s = &l->sessions[(*cursor)++ % writers];
         if (s->stage == ONLINE || !s->sent_away)
@@ -340,7 +347,8 @@ static bool all_done(const struct lane *l)
     const struct phase *p = phase_now(l);
     if (!p || !p->until_done)
         return false;
-    bool connected = !p->plan[ACT_CONNECT].on || (l->arrivals[ACT_CONNECT].cursor >= l->slots && !l->logging_in);
+    const struct plan *connect = &p->plan[ACT_CONNECT];
+    bool connected = !connect->on || (l->arrivals[ACT_CONNECT].cursor >= plan_sessions(l, connect) && !l->logging_in);
     connected = connected && (!p->plan[ACT_LOGIN].on || (l->arrivals[ACT_LOGIN].cursor >= l->slots && !l->logging_in));
     bool made = !p->plan[ACT_MAKE].on || (l->arrivals[ACT_MAKE].cursor >= l->slots && !l->making);
     return connected && made && (!p->plan[ACT_GROUP].on || group_done(l));

@@ -64,12 +64,6 @@ void message_flush(struct session *s)
     outbox_flush(s, &s->out, send_one);
 }
 
-unsigned message_writers(const struct lane *l, const struct plan *plan)
-{
-    unsigned limit = 2 * (((unsigned)plan->pairs + run.lane_count - 1) / run.lane_count);
-    return limit && limit < l->slots ? limit : l->slots;
-}
-
 bool message_create(struct session *s, uint64_t due)
 {
     if (!outbox_add(&s->out, due, 1))
@@ -90,7 +84,7 @@ void message_refill(struct session *s)
     struct outbox *o = &s->out;
     int at = run.phase;
     const struct plan *plan = at >= 0 && at < MAX_PHASES ? &run.scenario.phases[at].plan[ACT_MESSAGE] : NULL;
-    if (!plan || !plan->on || plan->rate[0] > 0 || plan->rate[1] > 0 || s->slot >= message_writers(s->lane, plan) ||
+    if (!plan || !plan->on || plan->rate[0] > 0 || plan->rate[1] > 0 || s->slot >= plan_sessions(s->lane, plan) ||
         now_ns() >= phase_end())
         return;
     while (s->stage == ONLINE && s->client.state == CLIENT_READY &&

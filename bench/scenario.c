@@ -99,7 +99,8 @@ static const struct key plan_keys[] = {
      "with rate: a session with so many on their way, or one whose socket takes no more, refuses what is due; 0: none "
      "does",
      .of = A(MESSAGE)},
-    {"pairs", WHOLE, F(pairs), 0, 5e5, "so many pairs write, at least one a thread; 0: all", .of = A(MESSAGE)},
+    {"pairs", WHOLE, F(pairs), 0, 5e5, "so many pairs come or write, at least one a thread; 0: all",
+     .of = A(CONNECT) | A(MESSAGE)},
     {"body", WHOLE, F(body), 44, 8192, "bytes of a message's body", .of = A(MESSAGE) | A(GROUP)},
     {"ack_every", WHOLE, F(ack_every), 1, 256, "with sm: an acknowledgement is asked for so often",
      .of = A(MESSAGE) | A(GROUP)},

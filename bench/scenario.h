@@ -41,7 +41,7 @@ struct plan {
     double parallel; /* so many at a time (connect, login, make, group: joining) */
     double window;   /* so many on their way per session, without a rate (message) */
     double accept;   /* with so many on its way a session refuses what is due; 0: never (message) */
-    double pairs;    /* so many of them write; 0: all (message) */
+    double pairs;    /* so many of them come, or write; 0: all (connect, message) */
     double body, ack_every;
     double page, pages;
     double share;    /* per cent of the sessions, all at once, without a rate (reconnect) */

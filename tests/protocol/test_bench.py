@@ -76,6 +76,13 @@ def test_what_is_too_much_is_refused_and_counted(run):
     assert figures["waited_count"] > 0 and sum(row.get("refused", 0) for row in result["seconds"]) == figures["refused"]
 
 
+def test_some_pairs_come_before_the_others(run):
+    _, result = run("  - { name: few, until: done, connect: { pairs: 3 } }\n"
+                    "  - { name: write, seconds: 1, message: { rate: 20, pairs: 1 } }\n" + CONNECT, "--threads", 1)
+    figures, online = clean(result), [p["online"] for p in result["phases"]]
+    assert online == [6, 6, 20] and figures["received"] == 20
+
+
 def test_full_speed_with_acknowledgements(run):
     code, result = run(CONNECT + "  - { name: full, seconds: 2, message: { window: 3 } }\n", "--mechanism", "SCRAM-SHA-256",
                        "--source", "127.0.0.2-127.0.0.5", "--threads", 2, head="client: { sm: true }\n")
