@@ -113,6 +113,14 @@ static void be_patient(struct worker *w)
         timer_start(w->loop, &w->patience, PATIENCE_MS, patience_over, w);
 }
 
+/* Keys are only read from storage, which every worker of the home's node can: for them a login wakes nobody else. */
+static struct worker *worker_for(struct worker *w, const struct envelope *e)
+{
+    if (e->kind == ENV_AUTH)
+        return w;
+    return for_sm(e) ? worker_of_slot(w->node, e->jid) : &w->node->workers[e->to.worker % w->node->worker_count];
+}
+
 void worker_send(struct worker *w, struct envelope **ep)
 {
     struct envelope *e = *ep;
@@ -128,8 +136,7 @@ void worker_send(struct worker *w, struct envelope **ep)
         loop_later(w->loop, &w->drain);
         return;
     }
-    struct worker *to =
-        for_sm(e) ? worker_of_slot(w->node, e->jid) : &w->node->workers[e->to.worker % w->node->worker_count];
+    struct worker *to = worker_for(w, e);
     if (to != w) {
         env_flatten(e);
         e->msg.fn = on_envelope;
