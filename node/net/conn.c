@@ -29,6 +29,7 @@ struct conn_io {
     struct list dirty;    /* connections to visit at the end of the turn */
     struct list leaving;  /* closed by their owners, waiting for the network */
     struct task task;     /* visits the dirty ones */
+    BIO *bio;             /* of all its connections, after the handshake */
     struct conn *current; /* whose callback runs; NULL once it went to another thread in there */
     size_t conns;
     const char *in; /* what the BIO has to read, */
@@ -124,11 +125,14 @@ static void mark_dirty(struct conn *c)
     loop_later(c->io->loop, &c->io->task);
 }
 
+static BIO *bio_new(struct conn_io *io);
+
 struct conn_io *conn_io_new(struct loop *l)
 {
     struct conn_io *io = xcalloc(1, sizeof *io);
     io->loop = l;
     io->task = (struct task){.fn = visit_dirty, .arg = io};
+    io->bio = bio_new(io);
     list_init(&io->dirty);
     list_init(&io->leaving);
     return io;
@@ -364,6 +368,7 @@ void conn_io_free(struct conn_io **iop)
     }
     CHECK(!io->conns, "%zu connections alive", io->conns);
     loop_never(&io->task);
+    BIO_free(io->bio);
     buf_free(&io->scratch);
     free(io);
 }
@@ -437,14 +442,14 @@ void conn_close(struct conn **cp, unsigned linger_ms)
 
 static int bio_write(BIO *b, const char *p, int n)
 {
-    struct conn *c = BIO_get_data(b);
-    buf_add(c->io->sink, p, (size_t)n);
+    struct conn_io *io = BIO_get_data(b);
+    buf_add(io->sink, p, (size_t)n);
     return n;
 }
 
 static int bio_read(BIO *b, char *p, int size)
 {
-    struct conn_io *io = ((struct conn *)BIO_get_data(b))->io;
+    struct conn_io *io = BIO_get_data(b);
     BIO_clear_retry_flags(b);
     size_t n = io->in_len < (size_t)size ? io->in_len : (size_t)size;
     if (!n) {
@@ -473,15 +478,27 @@ static void method_make(void)
           "BIO method");
 }
 
-static BIO *bio_new(struct conn *c)
+static BIO *bio_new(struct conn_io *io)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, method_make);
     BIO *b = BIO_new(method);
     CHECK(b, "BIO_new");
-    BIO_set_data(b, c);
+    BIO_set_data(b, io);
     BIO_set_init(b, 1);
     return b;
+}
+
+/* The thread's BIO instead of one of its own, which OpenSSL chains buffers to while the handshake lasts. */
+static void bio_enter(struct conn *c)
+{
+    struct conn_io *io = c->io;
+    if (!c->ready) {
+        BIO_set_data(SSL_get_rbio(c->ssl), io);
+    } else if (SSL_get_rbio(c->ssl) != io->bio) {
+        BIO_up_ref(io->bio);
+        SSL_set_bio(c->ssl, io->bio, io->bio);
+    }
 }
 
 /* The first record to its end. What is no ClientHello, or too long for one, is whole: OpenSSL says what is wrong. */
@@ -512,7 +529,7 @@ void conn_start_tls_with(struct conn *c, struct tls *t, const char *p, size_t n)
         return;
     c->tls = tls_ref(t);
     c->ssl = tls_ssl_new(t);
-    BIO *b = bio_new(c);
+    BIO *b = bio_new(c->io);
     SSL_set_bio(c->ssl, b, b);
     gather(c, p, n);
 }
@@ -548,6 +565,7 @@ static void handshake(struct conn *c)
     if (r == 1) {
         c->ready = 1;
         tls_ssl_forget_exchange(c->ssl);
+        bio_enter(c);
         buf_add(&c->rest, io->in, io->in_len);
         mark_dirty(c);
         call_ready(c);
@@ -824,6 +842,8 @@ void conn_enter(struct conn *c, struct conn_io *io)
 {
     c->io = io;
     io->conns++;
+    if (c->ssl)
+        bio_enter(c);
     if (c->state == OPEN)
         watch_wanted(c);
     mark_dirty(c);
