@@ -18,6 +18,8 @@
 
 enum {
     RAW = 64 * 1024,         /* one read(2) */
+    TURN = 4 * RAW,          /* what all connections read in a turn, when many have much; */
+    LEAST = 4 * 1024,        /* of that one connection at least this */
     PLAIN = RAW + 18 * 1024, /* what it decrypts to, with the record whose beginning OpenSSL already has */
     CHUNK = 64 * 1024,       /* encrypted at a time; the rest waits in clear until the kernel took it */
     THROTTLE_MS = 100,       /* a throttled connection reads about this often */
@@ -32,6 +34,8 @@ struct conn_io {
     BIO *bio;             /* of all its connections, after the handshake */
     struct conn *current; /* whose callback runs; NULL once it went to another thread in there */
     size_t conns;
+    unsigned readers, readers_before; /* connections that read in this turn (or millisecond), in the one before */
+    uint64_t turn_ms;
     const char *in; /* what the BIO has to read, */
     size_t in_len;
     struct buf *sink;   /* where it writes: of the one OpenSSL call in progress */
@@ -665,10 +669,26 @@ void conn_limits_set(struct conn *c, struct conn_limits limits)
     mark_dirty(c);
 }
 
+/* Bytes for one read(2). In an overload everybody has more than a turn should take: turns would last for seconds, and
+ * what each of them has in hand would fill the memory. So all together read about TURN, the rest waits in the kernel,
+ * and from there holds the senders back. */
+static size_t share_of_turn(struct conn_io *io)
+{
+    uint64_t now = loop_mono_ms(io->loop);
+    if (now != io->turn_ms) {
+        io->turn_ms = now;
+        io->readers_before = io->readers;
+        io->readers = 0;
+    }
+    io->readers++;
+    size_t share = TURN / (io->readers_before ? io->readers_before : 1);
+    return share > RAW ? RAW : share < LEAST ? LEAST : share;
+}
+
 /* One read(2) an event; the loop is level-triggered and comes again. */
 static void on_readable(struct conn *c)
 {
-    size_t want = RAW;
+    size_t want = share_of_turn(c->io);
     if (c->limits.rate_bytes) {
         refill(c);
         if (!c->tokens) {
