@@ -742,6 +742,60 @@ static void test_rate_limit(void **state)
 
 /* ---- the end ---- */
 
+/* ---- many who all have much ---- */
+
+enum { GREEDY = 128 };
+
+static struct greedy {
+    struct loop *loop;
+    size_t sent, came;
+    unsigned large;
+} greedy;
+
+static void greedy_data(void *arg, const char *p, size_t n)
+{
+    (void)arg, (void)p;
+    usleep(50); /* a turn takes some milliseconds */
+    greedy.came += n;
+    greedy.large += n > 4096;
+    if (greedy.came == greedy.sent)
+        loop_stop(greedy.loop);
+}
+
+static void greedy_closed(void *arg, enum conn_end why)
+{
+    (void)arg, (void)why;
+    fail();
+}
+
+/* The first turn cannot know it; from then on each reads a little in a turn, and all of it comes. */
+static void test_share_of_a_turn(void **state)
+{
+    (void)state;
+    static const struct conn_ops greedy_ops = {.data = greedy_data, .closed = greedy_closed};
+    static char much[4096];
+    struct conn *c[GREEDY];
+    int fds[GREEDY][2];
+    greedy = (struct greedy){.loop = loop_epoll_new()};
+    struct conn_io *io = conn_io_new(greedy.loop);
+    for (int i = 0; i < GREEDY; i++) {
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds[i]), 0);
+        for (ssize_t n; (n = write(fds[i][1], much, sizeof much)) > 0;)
+            greedy.sent += (size_t)n;
+        c[i] = conn_new(io, fds[i][0], NULL, &greedy_ops, NULL, (struct conn_limits){.max_out_bytes = OUT_LIMIT});
+    }
+    assert_true(greedy.sent > GREEDY * 100 * 1024);
+    loop_run(greedy.loop);
+    assert_int_equal(greedy.came, greedy.sent);
+    assert_true(greedy.large > 0 && greedy.large <= GREEDY);
+    for (int i = 0; i < GREEDY; i++) {
+        conn_close(&c[i], 0);
+        close(fds[i][1]);
+    }
+    conn_io_free(&io);
+    loop_free(&greedy.loop);
+}
+
 static void test_close_while_pending(void **state)
 {
     (void)state;
@@ -1009,6 +1063,7 @@ int main(void)
         cmocka_unit_test(test_download_by_a_slow_reader),
         cmocka_unit_test(test_out_limit),
         cmocka_unit_test(test_rate_limit),
+        cmocka_unit_test(test_share_of_a_turn),
         cmocka_unit_test(test_close_while_pending),
         cmocka_unit_test(test_farewell_survives_unread_input),
         cmocka_unit_test(test_close_deadline),
