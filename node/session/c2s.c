@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum { LINGER_MS = 2000, OTHER_DESCRIPTORS = 32 };
+enum { LINGER_MS = 2000, CLOSE_MS = 5000, OTHER_DESCRIPTORS = 32 };
 
 static atomic_long open_connections; /* of all workers: descriptors are the process's */
 
@@ -47,8 +47,8 @@ static void on_total(void *arg)
 static void on_deadline(void *arg)
 {
     struct c2s *c = arg;
-    if (c->state == C2S_TLS) {
-        log_info(&c->log, "closed", "why", "tls handshake timeout");
+    if (c->state == C2S_TLS || c->peer_closed) {
+        log_info(&c->log, "closed", "why", c->peer_closed ? "by the client" : "tls handshake timeout");
         c2s_end(c);
     } else {
         c2s_stream_error(c, STREAM_CONNECTION_TIMEOUT, "nothing came in time");
@@ -492,8 +492,14 @@ static void on_element(void *arg, struct arena **arena, struct xml *x)
     arena_free(arena);
 }
 
-static void close_by_peer(struct c2s *c)
+void c2s_close_by_peer(struct c2s *c)
 {
+    if (c->state == C2S_BOUND && c->session.handled != c->session.received && c->conn) {
+        c2s_deadline(c, CLOSE_MS);
+        return; /* c2s_sm_handled comes back here */
+    }
+    if (c->state == C2S_BOUND)
+        c2s_sm_last_ack(c);
     log_info(&c->log, "closed", "why", "by the client");
     c2s_end(c);
 }
@@ -506,7 +512,7 @@ static void on_close(void *arg)
     c->peer_closed = true;
     if (c->waiting || !list_empty(&c->held))
         return; /* what came before it is still under way */
-    close_by_peer(c);
+    c2s_close_by_peer(c);
 }
 
 static const struct xml_stream_ops xml_ops = {on_open, on_element, on_close};
@@ -531,7 +537,7 @@ void c2s_go_on(struct c2s *c)
     if (c->waiting || c->state == C2S_DEAD)
         return;
     if (c->peer_closed)
-        close_by_peer(c);
+        c2s_close_by_peer(c);
     else if (c->conn && !c->paused && !c->moving)
         conn_resume(c->conn);
 }
@@ -571,6 +577,8 @@ static void on_data(void *arg, const char *p, size_t n)
     struct c2s *c = arg;
     c->last_in_ms = loop_mono_ms(c->edge->loop);
     c->pinged = false;
+    if (c->peer_closed) /* RFC 6120 4.4: it sends nothing any more */
+        return;
     if (c->state == C2S_DETECT && c->mode == LISTEN_AUTO && !c->xml && n && p[0] == 0x16) {
         c->state = C2S_TLS;
         c2s_deadline(c, c->edge->config->c2s.tls_timeout_ms);

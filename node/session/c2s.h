@@ -144,6 +144,8 @@ void c2s_write_text(struct c2s *c, const char *text);
 void c2s_stream_error(struct c2s *c, enum stream_error e, const char *text);
 /* With an application-specific condition, canonical XML. */
 void c2s_stream_error_with(struct c2s *c, enum stream_error e, const char *text, const char *extra);
+/* The client has closed its stream (RFC 6120 4.4): ours follows when what it sent is committed, and answered. */
+void c2s_close_by_peer(struct c2s *c);
 void c2s_end(struct c2s *c);                   /* closes politely; the session is over */
 void c2s_lost(struct c2s *c, const char *why); /* the connection is gone: detach if it may be resumed, else end */
 void c2s_restart(struct c2s *c);               /* a new stream header is expected */
@@ -268,6 +270,7 @@ void c2s_sm_request(struct c2s *c, const struct xml *x);
 void c2s_sm_ack(struct c2s *c, const struct xml *x);
 void c2s_sm_push(struct c2s *c, struct bytes *b, uint64_t id);
 void c2s_resumed(struct c2s *c, const struct envelope *e);
+void c2s_sm_last_ack(struct c2s *c);
 void c2s_sm_handled(struct c2s *c); /* the handled prefix grew */
 void c2s_sm_detach(struct c2s *c);
 void c2s_sm_report(struct c2s *c); /* tells the home how much is handled */

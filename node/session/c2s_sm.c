@@ -119,6 +119,13 @@ void c2s_sm_request(struct c2s *c, const struct xml *x)
         c->session.answer_at = c->session.received;
 }
 
+/* Section 4: a client that knows it all need not send any of it again in its next session. */
+void c2s_sm_last_ack(struct c2s *c)
+{
+    if (c->session.sm && c->session.told != handled_h(&c->session))
+        send_ack(c);
+}
+
 /* For a resumption after a crash: the home writes it down. */
 void c2s_sm_report(struct c2s *c)
 {
@@ -175,6 +182,8 @@ void c2s_sm_handled(struct c2s *c)
         soon(c);
     if (c->resuming)
         resume_finish(c);
+    else if (c->peer_closed && !c->waiting && s->handled == s->received)
+        c2s_close_by_peer(c);
 }
 
 static bool parse_h(const struct xml *x, uint32_t *h)

@@ -91,6 +91,14 @@ def test_proper_close(connect):
     assert raw.closed and raw.error is None
 
 
+def test_what_came_before_the_close_is_answered(login):
+    """RFC 6120 4.4: who closes may still be told what it asked for."""
+    raw = login()
+    raw.send("<iq type='get' id='v'><query xmlns='jabber:iq:roster'/></iq></stream:stream>")
+    raw.expect_close()
+    assert [e.get("id") for e in raw.queue if e.get("type") == "result"] == ["v"]
+
+
 def test_white_space_between_stanzas(login):
     raw = login()
     raw.send(" \n\t \r\n ")

@@ -265,6 +265,20 @@ def test_proper_close_ends_it(managed, again):
     assert reply.tag == qname("sm:failed")
 
 
+@pytest.mark.parametrize("asks", ["", "<r xmlns='urn:xmpp:sm:3'/>"])
+def test_the_last_word_acknowledges_all(login, asks):
+    """What came before </stream:stream> is committed and acknowledged before ours: nobody sends it again."""
+    a, b = login(), login(presence=True)
+    a.enable_sm(resume=False)
+    a.answer_acks = False
+    a.send("".join(f"<message to='{b.bare}' type='chat'><body>{i}</body></message>" for i in range(20)) + asks + "</stream:stream>")
+    a.expect_close()
+    acks = [int(e.get("h")) for e in a.queue if e.tag == qname("sm:a")]
+    assert acks and acks[-1] == 20 and acks == sorted(acks)
+    for i in range(20):
+        assert text(b.expect("message"), "body") == str(i)
+
+
 @pytest.mark.rookery
 def test_unacknowledged_at_the_end_of_time(new_server, login, account):
     """Waiting is over: messages go offline, presence ends."""
