@@ -85,7 +85,7 @@ static void tells_mistakes(void **state)
          "x.yml:6: rate: a number from 0 to 1e+07, or [from, to] is allowed"},
         {HEAD STEADY "    message: { rate: [1, 2, 3] }\n", "x.yml:6: rate:"},
         {HEAD STEADY "    message: { page: 5 }\n",
-         "x.yml:6: message: no such key: page; there are:\n    rate, window, pairs"},
+         "x.yml:6: message: no such key: page; there are:\n    rate, window, accept, pairs"},
         {HEAD STEADY "    dance: {}\n",
          "x.yml:6: phase: no such key: dance; there are:\n    name, seconds, until, measure, connect"},
         {HEAD STEADY "    ping: {}\n", "phase steady: ping needs a rate"},
