@@ -58,7 +58,7 @@ class Server:
 
 
 class Relay(Server):
-    name, leaves_out = "relay", ("login-storm", "chat-acked", "presence", "group", "archive")
+    name, leaves_out = "relay", ("chat-acked", "presence", "group", "archive")
 
     def start(self):
         self.process = subprocess.Popen([ROOT / "build/rookery-relay", str(self.port)])
