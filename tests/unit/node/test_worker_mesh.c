@@ -125,6 +125,11 @@ static int start(void **state)
 static int end(void **state)
 {
     struct test *t = *state;
+    for (uint16_t i = 0; i < 2; i++) { /* as worker_stop does it: not before storage has answered */
+        sm_flush(t->workers[i].sm);
+        while (!sm_idle(t->workers[i].sm))
+            turn(&t->workers[i]);
+    }
     for (uint16_t i = 0; i < 2; i++)
         worker_free(&t->workers[i]);
     store_close(&t->node.store);
