@@ -559,8 +559,8 @@ static void tls_failed(struct conn *c)
     finish(c, CONN_TLS_FAILED);
 }
 
-/* With no ticket to send there is nothing of ours that carries the acknowledgement of the client's Finished. A client that
- * leaves Nagle's algorithm on would keep its stream header until the kernel sends it by itself, 40 ms later. */
+/* With no ticket to send there is nothing of ours that carries the acknowledgement of the client's Finished. A client
+ * that leaves Nagle's algorithm on would keep its stream header until the kernel sends it by itself, 40 ms later. */
 static void acknowledge_now(const struct conn *c)
 {
     setsockopt(c->fd, IPPROTO_TCP, TCP_QUICKACK, &(int){1}, sizeof(int));
