@@ -9,7 +9,12 @@
 
 #include <stdlib.h>
 
-enum { PATIENCE_MS = 20 };
+enum {
+    PATIENCE_MS = 20,
+    CONGESTION_CHECK_MS = 20,
+    STORE_READ_NONE = 50, /* per cent of storage.max_queued above which clients are not read, */
+    STORE_READ_AGAIN = 25 /* and below which they are again */
+};
 
 struct worker *worker_of_slot(struct node *n, const struct jid *bare)
 {
@@ -53,6 +58,24 @@ static void dispatch(struct worker *w, struct envelope **e)
         misdirected(w, e);
 }
 
+static void congestion_check(void *arg)
+{
+    struct worker *w = arg;
+    bool links = w->mesh && worker_mesh_congested(w);
+    if (links || store_behind(w->node->store, STORE_READ_AGAIN))
+        timer_start(w->loop, &w->congestion, CONGESTION_CHECK_MS, congestion_check, w);
+    else
+        edge_congested(w->edge, false);
+}
+
+void worker_congested(struct worker *w)
+{
+    if (!w->edge || w->edge->congested)
+        return;
+    edge_congested(w->edge, true);
+    timer_start(w->loop, &w->congestion, CONGESTION_CHECK_MS, congestion_check, w);
+}
+
 /* Handlers never run inside each other: what they send to their own worker waits until they have returned. */
 static void drain(void *arg)
 {
@@ -71,6 +94,8 @@ static void drain(void *arg)
     store_release(w->store);
     if (w->mesh)
         worker_mesh_flush(w, false);
+    if (store_behind(w->node->store, STORE_READ_NONE))
+        worker_congested(w);
     w->draining = false;
 }
 
@@ -235,6 +260,7 @@ void worker_core_end(struct worker *w)
 void worker_core_free(struct worker *w)
 {
     timer_stop(w->loop, &w->patience);
+    timer_stop(w->loop, &w->congestion);
     worker_mesh_free(w);
     store_client_free(&w->store);
     inbox_free(&w->inbox);

@@ -8,7 +8,6 @@
 
 enum {
     FRAME_FULL = 64 * 1024, /* then it leaves without waiting for the end of the turn */
-    CONGESTION_CHECK_MS = 20,
 };
 
 /* What leaves for one worker of another node. */
@@ -47,7 +46,6 @@ struct worker_mesh {
     struct list outgoing;                       /* struct outgoing */
     struct list early;                          /* struct frame, in order of arrival */
     struct inbox_msg *local_head, **local_tail; /* early envelopes from this node, likewise */
-    struct timer congested;                     /* runs while clients are not read because a peer's queue is long */
 };
 
 static struct worker_mesh *mesh_of(struct worker *w)
@@ -63,8 +61,6 @@ static struct worker_mesh *mesh_of(struct worker *w)
 }
 
 /* ---- out ---- */
-
-static void congestion_check(void *arg);
 
 /* False: no room now. Otherwise *frame is empty. */
 static bool leaves(struct worker *w, const struct outgoing *o, uint64_t epoch, struct buf *frame)
@@ -119,25 +115,19 @@ static void frame_send(struct worker *w, struct outgoing *o)
         o->frame = (struct buf){0};
         list_add_tail(&o->held, &h->link);
     }
-    if (w->edge && !w->edge->congested && is_long(w, o, 4)) {
-        edge_congested(w->edge, true);
-        timer_start(w->loop, &w->mesh->congested, CONGESTION_CHECK_MS, congestion_check, w);
-    }
+    if (is_long(w, o, 4))
+        worker_congested(w);
 }
 
-static void congestion_check(void *arg)
+bool worker_mesh_congested(struct worker *w)
 {
-    struct worker *w = arg;
     bool any = false;
     list_for_each (l, &w->mesh->outgoing) {
         struct outgoing *o = container_of(l, struct outgoing, link);
         held_send(w, o);
         any = any || is_long(w, o, 8);
     }
-    if (any)
-        timer_start(w->loop, &w->mesh->congested, CONGESTION_CHECK_MS, congestion_check, w);
-    else
-        edge_congested(w->edge, false);
+    return any;
 }
 
 static struct outgoing *outgoing_for(struct worker_mesh *m, uint32_t node, uint16_t worker)
@@ -405,7 +395,6 @@ void worker_mesh_free(struct worker *w)
     w->mesh = NULL;
     if (!m)
         return;
-    timer_stop(w->loop, &m->congested);
     list_for_each_safe (l, &m->deaf)
         deaf_free(container_of(l, struct deaf, link));
     list_for_each_safe (l, &m->outgoing)

@@ -20,6 +20,8 @@ bool worker_mesh_deaf(const struct worker *w, const struct envelope *e);
 void worker_mesh_afresh(struct worker *w, const struct envelope *e);
 /* What has to leave now; all: the patient ones too. */
 void worker_mesh_flush(struct worker *w, bool all);
+/* Sends what links had no room for; is one of them still not fit for more? */
+bool worker_mesh_congested(struct worker *w);
 void worker_mesh_free(struct worker *w);
 
 #endif

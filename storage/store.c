@@ -685,6 +685,11 @@ struct store_shard_stats store_shard_stats(const struct store *s, size_t shard)
     return s->driver->stats(s->db, shard);
 }
 
+bool store_behind(const struct store *s, unsigned percent)
+{
+    return (uint64_t)atomic_load_explicit(&s->queued, memory_order_relaxed) * 100 > (uint64_t)s->max_queued * percent;
+}
+
 const uint8_t *store_secret(const struct store *s)
 {
     return s->secret;

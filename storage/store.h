@@ -258,6 +258,8 @@ size_t store_shards(const struct store *s);
 struct store_shard_stats store_shard_stats(const struct store *s, size_t shard);
 
 /* One random secret per installation, made at creation: fake SCRAM salts, later dialback. Ready after store_open. */
+/* Do more than so many per cent of max_queued wait? Any thread. Who is told so should take on less. */
+bool store_behind(const struct store *s, unsigned percent);
 const uint8_t *store_secret(const struct store *s); /* 32 bytes */
 
 #endif

@@ -185,7 +185,8 @@ const struct option config_options[] = {
            "tests only.",
            .words = drivers),
     OPTION(storage, path, OPTION_PATH, "rookery.sqlite", "The database file of `sqlite`; made when it does not exist."),
-    INT(storage, max_queued, "100000", 100, 10000000, "Operations that may wait; above it stanzas are refused."),
+    INT(storage, max_queued, "100000", 100, 10000000,
+        "Operations that may wait; above half of it clients are not read, above all of it stanzas are refused."),
     INT(storage, max_batch, "2000", 1, 100000, "Operations committed in one transaction at most."),
 
     SECTION("log", "One line per event, with fields. Bodies and secrets are never logged."),

@@ -35,6 +35,7 @@ struct conn_io {
     BIO *bio;             /* of all its connections, after the handshake */
     struct conn *current; /* whose callback runs; NULL once it went to another thread in there */
     size_t conns;
+    size_t turn_left;                 /* of TURN */
     unsigned readers, readers_before; /* connections that read in this turn (or millisecond), in the one before */
     uint64_t turn_ms;
     const char *in; /* what the BIO has to read, */
@@ -688,9 +689,12 @@ static size_t share_of_turn(struct conn_io *io)
         io->turn_ms = now;
         io->readers_before = io->readers;
         io->readers = 0;
+        io->turn_left = TURN;
     }
     io->readers++;
     size_t share = TURN / (io->readers_before ? io->readers_before : 1);
+    if (share > io->turn_left) /* many that were not read, and now are all at once */
+        share = io->turn_left;
     return share > RAW ? RAW : share < LEAST ? LEAST : share;
 }
 
@@ -710,8 +714,10 @@ static void on_readable(struct conn *c)
             want = c->tokens;
     }
     ssize_t n = read(c->fd, c->io->raw, want);
-    if (n > 0)
+    if (n > 0) {
         metric_add(M_BYTES_IN_TOTAL, n);
+        c->io->turn_left -= (size_t)n < c->io->turn_left ? (size_t)n : c->io->turn_left;
+    }
     if (n < 0) {
         if (errno != EAGAIN && errno != EINTR)
             finish(c, c->write_errno ? CONN_WRITE_FAILED : CONN_RESET);

@@ -364,6 +364,8 @@ static void test_busy(void **state)
         put_async(w, owner, item(1 + i, 0, "b@b.example"), on_ordered, &calls[i]);
     }
     o.calling = false;
+    assert_true(store_behind(f->s, 50));
+    assert_false(store_behind(f->s, 100));
     struct answer other = {.w = second}; /* the queue is the process's, and the other had nothing in it */
     put_async(second, owner, item(1000, 0, "b@b.example"), on_done, &other);
     assert_int_equal(await(&other), ERR_BUSY);
@@ -371,6 +373,7 @@ static void test_busy(void **state)
         loop_run(w->loop);
     for (unsigned i = 0; i < N; i++)
         assert_int_equal(calls[i].e, i < ROOM ? OK : ERR_BUSY);
+    assert_false(store_behind(f->s, 10));
     assert_int_equal(rows_of(w, owner, false), ROOM);
     assert_int_equal(put(second, owner, item(1000, 0, "b@b.example")), OK); /* room again */
     worker_free(&second);
