@@ -3,56 +3,24 @@
 ROOKERY_BUILD names the build directory (default build/asan, else build). ROOKERY_KEEP=1 leaves the directory of a
 cluster behind, with all logs.
 """
-import fcntl
 import json
 import os
-import random
 import shutil
-import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "deploy/cluster"
-_locks = []  # of the ports; held until the process ends
+sys.path.append(str(ROOT / "tests/tools"))
+from ports import free_hundreds  # noqa: E402
 
 
 def build_dir():
     if "ROOKERY_BUILD" in os.environ:
         return ROOT / os.environ["ROOKERY_BUILD"]
     return next((d for d in (ROOT / "build/asan", ROOT / "build") if (d / "rookeryd").exists()), ROOT / "build/asan")
-
-
-def free(port):
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def free_base(nodes):
-    """A --port-base that no other test takes, below the ports the kernel gives to clients."""
-    span = 100 * (nodes + 1)
-    bases = list(range(10000, 32000 - span, span))
-    random.SystemRandom().shuffle(bases)
-    for base in bases:
-        # A span may overlap one of another size: each hundred has its own lock.
-        files = [open(f"/tmp/rookery-ports-{base // 100 + i}.lock", "w") for i in range(nodes + 1)]
-        try:
-            for f in files:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            for f in files:
-                f.close()
-            continue
-        if all(map(free, range(base, base + span))):
-            _locks.extend(files)
-            return base
-    raise RuntimeError("no free ports")
 
 
 class Cluster:
@@ -62,7 +30,7 @@ class Cluster:
         self.dir = Path(tempfile.mkdtemp(prefix="rookery-cluster-"))
         self.top = self.dir / "c"
         self.node_count, self.users, self.domains, self.supervise = nodes, users, domains, supervise
-        self.port_base, self.extra = free_base(nodes), self.dir / "extra.yml"
+        self.port_base, self.extra = free_hundreds(nodes + 1), self.dir / "extra.yml"
         self.extra.write_text(extra)
         self.dir.chmod(0o711)  # PostgreSQL's user must get through
 

@@ -13,11 +13,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests/tools"))
+from ports import free_hundreds, free_port  # noqa: E402,F401
 DOMAINS = ("rookery.test", "second.test")
 
 
@@ -25,12 +28,6 @@ def build_dir():
     if "ROOKERY_BUILD" in os.environ:
         return ROOT / os.environ["ROOKERY_BUILD"]
     return next((d for d in (ROOT / "build/asan", ROOT / "build") if (d / "rookeryd").exists()), ROOT / "build/asan")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def make_certificate(directory, domain, suffix=""):

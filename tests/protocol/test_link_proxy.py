@@ -19,9 +19,9 @@ def link():
     real, port = free_port(), free_port()
     server = socket.create_server(("127.0.0.1", real))
     server.settimeout(5)
+    proxy = LinkProxy({"b": (port, real)}, lambda: {os.getpid(): "a", other.pid: "c"})  # asked when somebody connects
     other = subprocess.Popen([sys.executable, "-c", "import socket, sys\ns = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n"
                               "while line := sys.stdin.readline(): s.sendall(line.encode())", str(port)], stdin=subprocess.PIPE, text=True)
-    proxy = LinkProxy({"b": (port, real)}, lambda: {os.getpid(): "a", other.pid: "c"})
     c_at_b, _ = server.accept()
     a = socket.create_connection(("127.0.0.1", port))
     a_at_b, _ = server.accept()

@@ -212,7 +212,7 @@ def test_quickstart(tmp_path):
     def run(*arguments):
         return subprocess.run([rig.ROOT / "deploy/quickstart", "--dir", tmp_path / "run", *arguments], capture_output=True,
                               text=True, timeout=500, stdin=subprocess.DEVNULL)
-    base = rig.free_port() % 40000 + 20000
+    base = rig.free_hundreds()
     first = run("--no-install", "--port-base", str(base), "--domain", "verona.test", "--user", "romeo:pw1", "--user",
                 "juliet:pw2", "--detach")
     assert first.returncode == 0, first.stdout + first.stderr
