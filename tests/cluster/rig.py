@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "deploy/cluster"
 sys.path.append(str(ROOT / "tests/tools"))
-from ports import free_hundreds  # noqa: E402
+from ports import free_hundreds, give_back  # noqa: E402
 
 
 def build_dir():
@@ -64,6 +64,7 @@ class Cluster:
                 print(f"left in {self.top}")
                 return
         shutil.rmtree(self.dir, ignore_errors=True)
+        give_back(self.port_base)
 
     def kill(self, *names):
         self.tool("kill", *names)

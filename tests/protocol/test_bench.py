@@ -149,8 +149,9 @@ def test_a_fault_in_the_middle(new_server, tmp_path):
     server = new_server()
     server.ctl("user", "import", "--domain", server.domain, input="".join(f"user{i},secret\n" for i in range(20)))
     config, pid = server.dir / "rookery.yml", server.dir / "rookeryd.pid"
-    restart = f"kill -9 $(cat {pid}); while kill -0 {server.process.pid} 2>/dev/null && ! grep -q Z /proc/{server.process.pid}/stat; " \
-              f"do sleep 0.05; done; {rig.build_dir()}/rookeryd --config {config} --pid {pid} >>{server.log_path} 2>&1 &"
+    proc = f"/proc/{server.process.pid}"  # a zombie that we have not waited for, but its threads must be gone, they hold the ports
+    restart = f"kill -9 $(cat {pid}); while ! grep -q ') Z' {proc}/stat || [ $(ls {proc}/task | wc -l) -gt 1 ]; do sleep 0.05; done; " \
+              f"{rig.build_dir()}/rookeryd --config {config} --pid {pid} >>{server.log_path} 2>&1 &"
     scenario, out, page = tmp_path / "s.yml", tmp_path / "out.json", tmp_path / "out.html"
     scenario.write_text("name: fault\nsessions: 20\ndrain: 30\nclient: { sm: true, resume: true, origin_id: true, reconnect: 0.5 }\n"
                         "phases:\n" + CONNECT + "  - { name: chat, seconds: 8, message: { rate: 50 } }\n"

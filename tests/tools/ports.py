@@ -1,11 +1,11 @@
 """Ports for servers of tests: below those that the kernel gives to clients (a server that is down for a moment finds its own port
-free again), in hundreds that a lock file keeps from all other tests of this machine until this process ends."""
+free again), in hundreds that lock files keep from all other tests of this machine until they are given back or this process ends."""
 import fcntl
 import itertools
 import random
 import socket
 
-_locks, _ports = [], []
+_locks, _ports = {}, []
 
 
 def free(port):
@@ -16,6 +16,16 @@ def free(port):
         except OSError:
             return False
     return True
+
+
+def give_back_files(files):
+    for f in files:
+        f.close()
+
+
+def give_back(base):
+    """What free_hundreds gave, when nothing listens there any more."""
+    give_back_files(_locks.pop(base, []))
 
 
 def free_hundreds(count=1):
@@ -30,12 +40,12 @@ def free_hundreds(count=1):
             for f in files:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            for f in files:
-                f.close()
+            give_back_files(files)
             continue
         if all(map(free, range(base, base + span))):
-            _locks.extend(files)
+            _locks[base] = files
             return base
+        give_back_files(files)
     raise RuntimeError("no free ports")
 
 
