@@ -273,6 +273,31 @@ static void test_patient_ones_wait(void **state)
     assert_true(frames > both);
 }
 
+static void ignored(void *arg, enum err e, const struct credentials *cr)
+{
+    (void)e;
+    (void)cr;
+    ++*(unsigned *)arg;
+}
+
+/* Of storage's 100 places more than half are taken: clients are not read until it has caught up. */
+static void test_storage_that_is_behind_slows_clients(void **state)
+{
+    struct test *t = *state;
+    struct worker *w = &t->workers[1];
+    unsigned answered = 0;
+    for (unsigned i = 0; i < 60; i++)
+        store_account_credentials_get(w->store, t->user, ignored, &answered);
+    w->drain.fn(w->drain.arg);
+    assert_int_equal(answered, 0);
+    assert_true(w->edge->congested);
+    while (answered < 60)
+        turn(w);
+    turn(w);
+    turn(w); /* one is as long as the time between two looks */
+    assert_false(w->edge->congested);
+}
+
 static uint64_t archived(struct test *t)
 {
     struct calls c = {0};
@@ -322,8 +347,9 @@ static void test_deaf_until_they_begin_afresh(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(ahead_of_the_other_worker), TEST(before_the_first_ring), TEST(nothing_passes_what_is_early),
-        TEST(behind_the_other_worker),   TEST(patient_ones_wait),     TEST(deaf_until_they_begin_afresh),
+        TEST(ahead_of_the_other_worker),    TEST(before_the_first_ring), TEST(nothing_passes_what_is_early),
+        TEST(behind_the_other_worker),      TEST(patient_ones_wait),     TEST(storage_that_is_behind_slows_clients),
+        TEST(deaf_until_they_begin_afresh),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
