@@ -14,13 +14,12 @@
 
 #define NS_PARS "urn:xmpp:pars:0"
 
-enum { REQUESTS_MAX = 20 }; /* of one stream: looking, and trying a few names */
+enum { REQUESTS_MAX = 20 }; /* of one stream for one account: looking, and trying a few names */
 
 enum step { IDLE, LOOKING, CLAIMING, DERIVING, CREATING };
 
 struct signup {
     unsigned requests;
-    bool done; /* one account was made: that is all a stream gets */
     enum step step;
     struct stanza *query;  /* what is being done; NULL when IDLE */
     const struct jid *jid; /* whose account, in the query's arena */
@@ -146,17 +145,27 @@ static void finish(struct c2s *c)
     c2s_go_on(c);
 }
 
+/* The stream may make another account, for which the rate of its network and other invitations are the limit: who made
+ * one may as well come again. */
+static void start_over(struct signup *s)
+{
+    s->requests = 0;
+    s->invited = false;
+    free(s->invited_name);
+    s->invited_name = NULL;
+}
+
 /* The end of an attempt. */
 static void created(struct c2s *c, enum err e)
 {
     struct signup *s = c->signup;
     bool certain = e == ERR_EXISTS || e == ERR_INVALID || e == ERR_BUSY;
-    s->done = e == OK;
     if (s->invited && certain)
         ask_host(c, INVITE_RETURN, false);
     if (e == OK) {
         metric_add(M_REGISTRATION_TOTAL, 1);
         answer(c, stanza_result(s->query));
+        start_over(s);
     } else {
         refuse_for(c, s->query, e);
     }
@@ -378,8 +387,6 @@ static void on_register(struct c2s *c, struct stanza **q)
         answer(c, signup_redirect(*q, cf));
     else if (why)
         refuse(c, *q, e, why);
-    else if (c->signup->done)
-        refuse(c, *q, SE_NOT_ACCEPTABLE, "this stream has made an account: log in");
     else if (get)
         answer(c, signup_fields(*q, cf, NULL));
     else

@@ -159,10 +159,14 @@ def test_hosts_are_apart(secure, open_server, name):
     assert enter(secure, open_server, local).bare == f"{local}@rookery.test"
 
 
-def test_one_account_a_stream(secure, open_server, name):
-    raw = secure(at=open_server)
-    raw.result("set", fields(name()))
-    assert refused(raw, fields(name())) == ("not-acceptable", "406")
+def test_more_accounts_of_a_stream(secure, open_server, name):
+    """Smack's integration tests make all of theirs on one."""
+    raw, locals_ = secure(at=open_server), [name() for _ in range(12)]
+    for local in locals_:
+        raw.result("get", GET)
+        raw.result("set", fields(local))
+    assert refused(raw, fields(locals_[0])) == ("conflict", "409")
+    assert raw.auth(locals_[3], PASSWORD) is None
 
 
 def test_requests_of_a_stream_are_limited(secure, open_server):
@@ -590,13 +594,12 @@ def sets(*accounts):
 
 
 def test_requests_sent_ahead(secure, open_server, name):
-    """One after another: the second finds that the stream has had its account."""
+    """One after another: the second finds that the name is taken."""
     one, two = name(), name()
     raw = secure(at=open_server)
-    raw.send(sets((one,), (two,)))
-    assert raw.expect("iq", id="r0").get("type") == "result"
-    assert refusal(raw.expect("iq", id="r1"))[:2] == ("not-acceptable", "406")
-    assert enter(secure, open_server, two) == "not-authorized"
+    raw.send(sets((one,), (one, "of the other"), (two,)))
+    assert [raw.expect("iq", id=f"r{i}").get("type") for i in range(3)] == ["result", "error", "result"]
+    assert enter(secure, open_server, one).bare == f"{one}@rookery.test"
 
 
 def test_one_of_many_gets_the_name(secure, open_server, name):
