@@ -108,6 +108,18 @@ def test_presence_goes_to_every_contact(run):
     assert figures["presence_expected"] == figures["presence_received"] == 4 * 40 and figures["presence_doubled"] == 0
 
 
+@pytest.mark.single("pauses the process")
+def test_presence_that_is_late_is_waited_for(run, users):
+    """The phase ends while the server stands still: what is on its way then is not missing."""
+    code, result = run(CONNECT + "  - { name: make, until: done, measure: false, make: { contacts: 4, parallel: 4 } }\n"
+                       "  - { name: settle, seconds: 1, measure: false }\n"
+                       "  - { name: statuses, seconds: 1, presence: { rate: 20 } }\n", "--at", "statuses+0.4s",
+                       f"kill -STOP {users.process.pid}; sleep 2; kill -CONT {users.process.pid}", thresholds=["presence_missing == 0"])
+    figures = clean(result)
+    assert code == 0, result["thresholds"]
+    assert figures["presence_expected"] == figures["presence_received"] == 4 * 20 and figures["presence_max_ms"] > 1000
+
+
 def test_queries(run):
     code, result = run(CONNECT + "  - { name: write, seconds: 2, measure: false, message: { rate: 100 } }\n"
                        "  - { name: ask, seconds: 2, archive: { rate: 10, page: 3, pages: 3 }, roster: { rate: 5 }, ping: { rate: 5 } }\n")
