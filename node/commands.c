@@ -5,6 +5,7 @@
 #include "daemon.h"
 #include "fast.h"
 #include "metrics.h"
+#include "removal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,7 @@ static void on_back(struct inbox_msg *m, void *ctx)
     (void)ctx;
     struct errand *e = container_of(m, struct errand, msg);
     if (e->refused) {
-        control_reply_error(e->request, "%s", e->refused);
+        control_reply_error(e->request, "%s: %s", control_word(e->request, 0), e->refused);
         json_decref(e->result);
     } else {
         control_reply_ok(e->request, e->result);
@@ -75,7 +76,7 @@ static void visit_account(struct daemon *d, struct control_request *r, const cha
     if (!j || !j->local_len) {
         control_reply_error(r, "%s is not the JID of an account", text);
     } else if (home && home->node != d->node.id) {
-        control_reply_error(r, "the home of %s is %s: ask there", text, home->name);
+        control_pass_on(d, r, home);
     } else {
         struct errand *e = errand_new(d, r);
         struct envelope *env = env_new(ENV_CALL, j);
@@ -272,6 +273,32 @@ static void run_token_revoke(struct control_request *r, void *ctx)
     visit_account(ctx, r, control_word(r, 0), revoke_tokens);
 }
 
+/* ---- accounts ---- */
+
+static void on_user_removed(void *arg, enum err err)
+{
+    struct errand *e = arg;
+    if (err != OK)
+        e->refused = control_store_error(err);
+    errand_back(e);
+}
+
+static void remove_user(struct errand *e, struct account *a)
+{
+    if (e->resource) {
+        e->refused = "not a bare JID";
+        return;
+    }
+    e->later = true;
+    e->result = json_pack("{s:s}", "jid", a->jid->s);
+    account_remove(a, on_user_removed, e);
+}
+
+static void run_user_del(struct control_request *r, void *ctx)
+{
+    visit_account(ctx, r, control_word(r, 0), remove_user);
+}
+
 /* ---- the node ---- */
 
 static void run_reload(struct control_request *r, void *ctx)
@@ -297,34 +324,37 @@ static const struct control_command commands[] = {
     {"roster show", 1, 1, run_roster_show},
     {"token list", 1, 1, run_token_list},
     {"token revoke", 1, 2, run_token_revoke},
+    {"user del", 1, 1, run_user_del},
     {"reload", 0, 0, run_reload},
     {"stop", 0, 0, run_stop},
 };
 
-/* ---- accounts changed in storage ---- */
+/* ---- start and end ---- */
 
-static void account_changed(void *arg, const struct jid *bare, bool deleted)
+static void password_changed(void *arg, const struct jid *bare)
 {
     struct daemon *d = arg;
     struct envelope *e = env_new(ENV_REVOKED, bare);
-    e->code = deleted;
     worker_send(&d->node.workers[0], &e);
 }
 
 enum err daemon_control_open(struct daemon *d, char **why)
 {
     struct worker *w = &d->node.workers[0];
-    d->accounts = (struct control_store){.store = w->store, .config = d->config, .changed = account_changed, .arg = d};
+    d->accounts = (struct control_store){.store = w->store, .config = d->config, .changed = password_changed, .arg = d};
     d->control = control_new(w->loop);
     control_offer(d->control, commands, sizeof commands / sizeof *commands, d);
     control_offer(d->control, invite_commands, invite_command_count, d);
     control_offer(d->control, cluster_commands, cluster_command_count, d);
     control_offer(d->control, control_store_commands, control_store_command_count, &d->accounts);
+    control_mesh_open(d);
     return control_listen(d->control, d->config->control.socket, why);
 }
 
 void daemon_control_close(struct daemon *d)
 {
-    if (d->control)
-        control_free(&d->control);
+    if (!d->control)
+        return;
+    control_free(&d->control);
+    control_mesh_close(d);
 }

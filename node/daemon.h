@@ -21,6 +21,8 @@ struct daemon {
     struct trim trim;
     struct control *control;
     struct control_store accounts;
+    struct list passed_on; /* control_mesh.c */
+    uint64_t passed_on_last;
     bool stopping;
 };
 
@@ -31,6 +33,12 @@ void daemon_stop(struct daemon *d);
 /* commands.c: rookeryctl's side of the node */
 enum err daemon_control_open(struct daemon *d, char **why) WARN_UNUSED;
 void daemon_control_close(struct daemon *d);
+
+/* control_mesh.c: between the two above. A node answers what comes from another one as if rookeryctl had asked it. */
+void control_mesh_open(struct daemon *d);
+void control_mesh_close(struct daemon *d);
+/* Lets that node answer r, within 30 s; r itself came from another node: refused. */
+void control_pass_on(struct daemon *d, struct control_request *r, const struct ring_member *home);
 
 /* invite_commands.c; ctx: the daemon */
 extern const struct control_command invite_commands[];

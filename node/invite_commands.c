@@ -109,7 +109,7 @@ static struct errand *errand_new(struct daemon *d, struct control_request *r, co
     if (!host)
         control_reply_error(r, "%s: no such host", domain);
     else if (home && home->node != d->node.id)
-        control_reply_error(r, "the home of %s is %s: ask there", host->s, home->name);
+        control_pass_on(d, r, home);
     else if (!d->config->registration.invitations)
         control_reply_error(r, "registration.invitations is off");
     else {

@@ -62,6 +62,8 @@ struct node {
     _Atomic(const char *) unwell; /* why new clients should not come here, static text for /health; NULL: they may */
     uint32_t id;                  /* of this node in the ring; 0: it is alone */
     struct cluster *cluster;      /* cluster.c; NULL: it is alone */
+    void (*on_control)(void *arg, const struct envelope *e); /* on worker 0: ENV_CONTROL, ENV_CONTROLLED; may be NULL */
+    void *on_control_arg;
 };
 
 /* worker_core.c: the part without ports, HTTP and registry; loop l is the worker's from now on. */

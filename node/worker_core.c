@@ -50,6 +50,10 @@ static void dispatch(struct worker *w, struct envelope **e)
     if ((*e)->kind == ENV_AFRESH) {
         worker_mesh_afresh(w, *e);
         env_free(e);
+    } else if ((*e)->kind == ENV_CONTROL || (*e)->kind == ENV_CONTROLLED) {
+        if (!w->index && w->node->on_control)
+            w->node->on_control(w->node->on_control_arg, *e);
+        env_free(e);
     } else if (!for_sm(*e))
         edge_handle(w->edge, e);
     else if (own_slot(w, (*e)->jid) && !worker_mesh_deaf(w, *e))

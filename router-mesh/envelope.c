@@ -134,9 +134,9 @@ void env_flatten(struct envelope *e)
 const char *env_kind_name(enum env_kind k)
 {
     static const char *const names[] = {
-        "auth",    "bind",    "resume",   "route",     "self",    "sm-on",  "handled", "acked",   "detached",
-        "close",   "call",    "register", "revoked",   "create",  "invite", "token",   "upgrade", "certificate",
-        "keys",    "bound",   "resumed",  "committed", "deliver", "kick",   "blocked", "state",   "yield",
-        "created", "invited", "tokened",  "checked",   "forgot",  "afresh", "takeover"};
+        "auth",    "bind",    "resume",   "route",     "self",    "sm-on",  "handled",  "acked",   "detached",
+        "close",   "call",    "register", "revoked",   "create",  "invite", "token",    "upgrade", "certificate",
+        "keys",    "bound",   "resumed",  "committed", "deliver", "kick",   "blocked",  "state",   "yield",
+        "created", "invited", "tokened",  "checked",   "forgot",  "afresh", "takeover", "control", "controlled"};
     return (unsigned)k < sizeof names / sizeof *names ? names[k] : "?";
 }

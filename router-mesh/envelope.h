@@ -73,6 +73,10 @@ enum env_kind {
     ENV_AFRESH, /* the answer to it, before all that is sent again: from now on sessions of `from` count again */
     /* c2s -> c2s */
     ENV_TAKEOVER, /* code: enum err; bytes: the session, a value (c2s_pack.c); session: the stream that resumes it */
+    /* node -> node, the main thread's worker */
+    ENV_CONTROL,    /* bytes: a request of rookeryctl, a line, for an account or host that is at home there. Answered by
+                       ENV_CONTROLLED */
+    ENV_CONTROLLED, /* id: that of the request; bytes: the answer's line */
 };
 
 /* What a message asks for; computed once by c2s (message_flags), so that nobody on the way parses XML. */

@@ -59,7 +59,9 @@ enum {
     X(CHECKED, 0, ERR_CLOSED)                                                                                          \
     X(FORGOT, 0, UINT32_MAX)                                                                                           \
     X(AFRESH, 0, UINT32_MAX)                                                                                           \
-    X(TAKEOVER, 0, ERR_CLOSED)
+    X(TAKEOVER, 0, ERR_CLOSED)                                                                                         \
+    X(CONTROL, NEEDS_BYTES, 0)                                                                                         \
+    X(CONTROLLED, NEEDS_BYTES, 0)
 
 struct rule {
     enum env_kind kind;

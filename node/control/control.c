@@ -46,7 +46,9 @@ struct connection {
 };
 
 struct control_request {
-    struct connection *conn; /* NULL: the client is gone */
+    struct connection *conn; /* NULL: the client is gone, or there was none: */
+    control_answer_fn *answer;
+    void *answer_arg;
     struct loop *loop;
     json_t *json;
     size_t name_words;
@@ -90,10 +92,16 @@ static void connection_close(struct connection *c)
     free(c);
 }
 
-static void connection_write(struct connection *c, json_t *line)
+static char *line_text(const json_t *line)
 {
     char *text = json_dumps(line, JSON_COMPACT | JSON_ENSURE_ASCII);
-    CHECK(text, "a reply that cannot be written");
+    CHECK(text, "a line that cannot be written");
+    return text;
+}
+
+static void connection_write(struct connection *c, const json_t *line)
+{
+    char *text = line_text(line);
     size_t n = strlen(text);
     if (c->out.len + n < OUT_BYTES) {
         buf_add(&c->out, text, n);
@@ -118,8 +126,13 @@ static void request_free(struct control_request *r)
 /* Takes line. */
 static void request_finish(struct control_request *r, json_t *line)
 {
-    if (r->conn)
+    if (r->conn) {
         connection_write(r->conn, line);
+    } else if (r->answer) {
+        char *text = line_text(line);
+        r->answer(r->answer_arg, text, strlen(text));
+        free(text);
+    }
     json_decref(line);
     request_free(r);
 }
@@ -156,7 +169,28 @@ void control_progress(struct control_request *r, json_t *value, control_next_fn 
 
 bool control_gone(const struct control_request *r)
 {
-    return !r->conn;
+    return !r->conn && !r->answer;
+}
+
+bool control_asked(const struct control_request *r)
+{
+    return r->answer;
+}
+
+char *control_line(const struct control_request *r)
+{
+    return line_text(r->json);
+}
+
+void control_reply_line(struct control_request *r, const char *line, size_t n)
+{
+    json_t *json = json_loadb(line, n, JSON_REJECT_DUPLICATES, NULL);
+    if (json_is_boolean(json_object_get(json, "ok"))) {
+        request_finish(r, json);
+        return;
+    }
+    json_decref(json);
+    control_reply_error(r, "the other node's answer makes no sense");
 }
 
 const char *control_word(const struct control_request *r, size_t i)
@@ -205,20 +239,17 @@ static bool is_request(const json_t *json)
     return json_array_size(command) && (!args || json_is_object(args));
 }
 
-static void request_start(struct connection *c, const char *line, size_t n)
+static void request_run(struct control *c, struct control_request *r, const char *line, size_t n)
 {
-    struct control_request *r = xcalloc(1, sizeof *r);
-    r->conn = c;
-    r->loop = c->control->loop;
+    r->loop = c->loop;
     r->gone = (struct task){.fn = call_next_task, .arg = r};
     r->json = json_loadb(line, n, JSON_REJECT_DUPLICATES, NULL);
-    c->request = r;
     if (!is_request(r->json)) {
         control_reply_error(r, "not a request");
         return;
     }
     void *ctx;
-    const struct control_command *command = find_command(c->control, r, &ctx);
+    const struct control_command *command = find_command(c, r, &ctx);
     if (!command) {
         control_reply_error(r, "unknown command");
         return;
@@ -228,6 +259,22 @@ static void request_start(struct connection *c, const char *line, size_t n)
         control_reply_error(r, "%s: takes %u to %u words, not %zu", command->name, command->min, command->max, words);
     else
         command->run(r, ctx);
+}
+
+static void request_start(struct connection *c, const char *line, size_t n)
+{
+    struct control_request *r = xcalloc(1, sizeof *r);
+    r->conn = c;
+    c->request = r;
+    request_run(c->control, r, line, n);
+}
+
+void control_ask(struct control *c, const char *line, size_t n, control_answer_fn *fn, void *arg)
+{
+    struct control_request *r = xcalloc(1, sizeof *r);
+    r->answer = fn;
+    r->answer_arg = arg;
+    request_run(c, r, line, n);
 }
 
 static void connection_flush(struct connection *c)

@@ -51,4 +51,17 @@ void control_progress(struct control_request *r, json_t *value, control_next_fn 
 /* The client has left; the request must be answered all the same. */
 bool control_gone(const struct control_request *r);
 
+/* ---- requests that another node answers ---- */
+
+/* The request as a line for the other node's control_ask; malloc'd. */
+char *control_line(const struct control_request *r);
+/* Answers r, as control_reply_ok, by the line that control_ask gave there. */
+void control_reply_line(struct control_request *r, const char *line, size_t n);
+/* Runs a request line that did not come by the socket. fn is called once, perhaps at once, with the line that answers
+ * it; progress is told to nobody. */
+typedef void control_answer_fn(void *arg, const char *line, size_t n);
+void control_ask(struct control *c, const char *line, size_t n, control_answer_fn *fn, void *arg);
+/* Did r come by control_ask? */
+bool control_asked(const struct control_request *r);
+
 #endif

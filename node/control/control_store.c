@@ -13,7 +13,6 @@ struct account_job {
     struct control_request *request;
     struct control_store *cx;
     const struct jid *bare;
-    bool deletes;
     uint64_t before; /* archive purge */
 };
 
@@ -55,7 +54,7 @@ static struct account_job *account_job(struct control_request *r, struct control
     return j;
 }
 
-static const char *explain(enum err e)
+const char *control_store_error(enum err e)
 {
     switch (e) {
     case ERR_EXISTS:
@@ -73,7 +72,7 @@ static const char *explain(enum err e)
 
 static void refuse(struct account_job *j, enum err e)
 {
-    control_reply_error(j->request, "%s: %s", j->bare->s, explain(e));
+    control_reply_error(j->request, "%s: %s", j->bare->s, control_store_error(e));
 }
 
 static void account_done(void *arg, enum err e)
@@ -86,12 +85,11 @@ static void account_done(void *arg, enum err e)
     account_job_free(j);
 }
 
-/* As account_done, for what the account's sessions must learn. */
-static void account_changed(void *arg, enum err e)
+static void password_changed(void *arg, enum err e)
 {
     struct account_job *j = arg;
     if (!e && j->cx->changed)
-        j->cx->changed(j->cx->arg, j->bare, j->deletes);
+        j->cx->changed(j->cx->arg, j->bare);
     account_done(j, e);
 }
 
@@ -118,17 +116,7 @@ static void user_passwd(struct control_request *r, void *ctx)
     }
     struct account_job *j = account_job(r, cx);
     if (j)
-        store_account_credentials_set(cx->store, j->bare, &keys, account_changed, j);
-}
-
-static void user_del(struct control_request *r, void *ctx)
-{
-    struct control_store *cx = ctx;
-    struct account_job *j = account_job(r, cx);
-    if (!j)
-        return;
-    j->deletes = true;
-    store_account_delete(cx->store, j->bare, account_changed, j);
+        store_account_credentials_set(cx->store, j->bare, &keys, password_changed, j);
 }
 
 /* What rookeryctl must know before it derives keys. */
@@ -161,7 +149,7 @@ static void list_free(struct list_job *j)
 static void list_finish(struct list_job *j, enum err e)
 {
     if (e)
-        control_reply_error(j->request, "%s", explain(e));
+        control_reply_error(j->request, "%s", control_store_error(e));
     else
         control_reply_ok(j->request, json_pack("{s:I}", "count", (json_int_t)j->users));
     list_free(j);
@@ -246,7 +234,7 @@ static void import_done(void *arg, enum err e)
 {
     struct import_one *one = arg;
     if (e)
-        import_failed(one->job, one->jid, explain(e));
+        import_failed(one->job, one->jid, control_store_error(e));
     else
         one->job->created++;
     import_unref(one->job);
@@ -331,7 +319,7 @@ static void purge_done(void *arg, enum err e, uint64_t n)
 {
     struct account_job *j = arg;
     if (e)
-        control_reply_error(j->request, "%s", explain(e));
+        control_reply_error(j->request, "%s", control_store_error(e));
     else
         control_reply_ok(j->request, json_pack("{s:I}", "removed", (json_int_t)n));
     account_job_free(j);
@@ -371,8 +359,7 @@ static void archive_purge(struct control_request *r, void *ctx)
 }
 
 const struct control_command control_store_commands[] = {
-    {"user add", 1, 1, user_add},           {"user passwd", 1, 1, user_passwd}, {"user del", 1, 1, user_del},
-    {"user list", 0, 1, user_list},         {"user import", 0, 0, user_import}, {"archive purge", 0, 1, archive_purge},
-    {"user settings", 0, 0, user_settings},
+    {"user add", 1, 1, user_add},       {"user passwd", 1, 1, user_passwd},     {"user list", 0, 1, user_list},
+    {"user import", 0, 0, user_import}, {"archive purge", 0, 1, archive_purge}, {"user settings", 0, 0, user_settings},
 };
 const size_t control_store_command_count = sizeof control_store_commands / sizeof *control_store_commands;

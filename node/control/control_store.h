@@ -1,5 +1,5 @@
 /*
- * Control commands that need nothing but storage: user add, del, passwd, list, import; archive purge.
+ * Control commands that need nothing but storage: user add, passwd, list, import; archive purge.
  *
  * Passwords never cross the socket: rookeryctl derives the keys and sends only them (credentials_json.h).
  */
@@ -13,13 +13,15 @@
 struct control_store {
     struct store_client *store;  /* of the worker whose loop serves the control channel */
     const struct config *config; /* the owner replaces it after a reload; both must stay until the next turn */
-    /* After an account was deleted or its keys were replaced: end its sessions, forget it. May be NULL. */
-    void (*changed)(void *arg, const struct jid *bare, bool deleted);
+    void (*changed)(void *arg, const struct jid *bare); /* an account's keys were: end its sessions. May be NULL */
     void *arg;
 };
 
 extern const struct control_command control_store_commands[];
 extern const size_t control_store_command_count;
 /* control_offer(c, control_store_commands, control_store_command_count, &ctx) */
+
+/* What a storage error means to an operator. */
+const char *control_store_error(enum err e);
 
 #endif

@@ -3,8 +3,7 @@
  * the login is session/c2s_signup.c; what depends on the client's address is refused there too.
  */
 #include "derive.h"
-#include "presence.h"
-#include "roster_data.h"
+#include "removal.h"
 #include "signup.h"
 #include "xep.h"
 
@@ -27,11 +26,10 @@ static const struct jid *host_of(struct arena *a, const struct jid *j)
     return jid_make(a, NULL, arena_strndup(a, jid_domain(j), j->domain_len), NULL);
 }
 
-/* Sessions end, but for the spared one (0: none): whoever knew the old password is out, or all are. */
-static void revoke(struct account *a, bool removed, uint64_t spared)
+/* Sessions end, but for the spared one: whoever knew the old password is out. */
+static void revoke(struct account *a, uint64_t spared)
 {
     struct envelope *e = env_new(ENV_REVOKED, a->jid);
-    e->code = removed;
     e->id = spared;
     a->sm->send(a->sm->send_arg, &e);
 }
@@ -45,7 +43,7 @@ static void on_password_written(void *arg, enum err e)
         hook_late_reply(&l, NULL); /* which is not sent */
     } else if (e == OK) {
         log_info(&l->sm->log, "password-changed", "jid", l->account->jid->s);
-        revoke(l->account, false, l->session);
+        revoke(l->account, l->session);
         hook_late_reply(&l, NULL);
     } else {
         refuse_late(l, hook_err_stanza(e), NULL);
@@ -96,39 +94,13 @@ static enum hook_result change_password(struct hook_ctx *cx, const struct signup
 
 /* ---- removal ---- */
 
-/* Both sides' (3.2): contacts see us go and are free to forget us. Nothing is written, as all of it is gone. */
-static void cancel_subscriptions(struct account *a)
-{
-    struct arena *ar = arena_new();
-    hash_for_each (n, &a->roster) {
-        struct roster_entry *e = container_of(n, struct roster_entry, node);
-        unsigned cancel = (e->subscription & SUB_TO || e->ask ? CANCEL_TO : 0) |
-                          (e->subscription & SUB_FROM ? CANCEL_FROM : 0) | (e->request ? CANCEL_REQUEST : 0);
-        presence_cancel(a, jid_trusted(ar, e->jid, strlen(e->jid)), cancel);
-    }
-    arena_free(&ar);
-    roster_unload(a);
-}
-
 static void on_removed(void *arg, enum err e)
 {
     struct hook_late *l = arg;
-    struct account *a = l->account;
-    if (account_gone(a, e)) {
+    if (e == OK || account_gone(l->account, e))
         hook_late_reply(&l, NULL);
-    } else if (e == OK) {
-        log_info(&l->sm->log, "account-removed", "jid", a->jid->s);
-        cancel_subscriptions(a);
-        revoke(a, true, 0);
-        hook_late_reply(&l, NULL);
-    } else {
+    else
         refuse_late(l, e == ERR_NOT_FOUND ? SE_REGISTRATION_REQUIRED : hook_err_stanza(e), NULL);
-    }
-}
-
-static void remove_now(struct hook_late *l)
-{
-    store_account_delete(l->sm->store, l->account->jid, on_removed, l);
 }
 
 /* Before the account goes, so that nobody gets its name in between. */
@@ -147,7 +119,7 @@ static void on_host_made(void *arg, enum err e)
     k->code = INVITE_KEEP;
     k->target = jid_dup(k->arena, l->account->jid);
     l->sm->send(l->sm->send_arg, &k);
-    remove_now(l);
+    account_remove(l->account, on_removed, l);
 }
 
 static enum hook_result remove_account(struct hook_ctx *cx)
@@ -160,7 +132,7 @@ static enum hook_result remove_account(struct hook_ctx *cx)
     if (s->config->registration.keep_removed_days)
         store_account_create(s->store, host_of(l->stanza->arena, l->account->jid), &none, on_host_made, l);
     else
-        remove_now(l);
+        account_remove(l->account, on_removed, l);
     return WAIT;
 }
 

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
 from test_cluster import NODES, converse, ring
 from test_services import eventually, primary
 
@@ -116,6 +117,28 @@ def test_health_while_the_database_stands_still(cluster, login):
     b.expect("message", from_=a.jid)
     converse(b, a)
     assert ring(cluster, 1)[0] == epoch, "nobody was evicted"
+
+
+# -- rookeryctl --------------------------------------------------------------------------------------------------------
+
+def test_every_node_answers_for_every_account(cluster, login, user):
+    """Whichever is the account's home."""
+    names = [user() for _ in range(4)]
+    for name in names:
+        for node in NODES:
+            raw = login(name, 1, f"asked{node}")
+            listed = json.loads(cluster.ctl(node, "--json", "session", "list", raw.bare))
+            assert raw.jid in [s["jid"] for s in listed]
+            assert json.loads(cluster.ctl(node, "--json", "roster", "show", raw.bare)) == []
+            cluster.ctl(node, "session", "kick", raw.jid)
+            raw.expect_close()
+            with pytest.raises(RuntimeError, match="no such session"):
+                cluster.ctl(node, "session", "kick", raw.jid)
+    for node in NODES:
+        with pytest.raises(RuntimeError, match="no such account"):
+            cluster.ctl(node, "user", "del", "nobody@rookery.test")
+    homes = {json.loads(cluster.ctl(1, "--json", "where", raw.bare.replace(names[-1], n)))["home"] for n in names}
+    assert len(homes) > 1 or len(names) < 4, homes
 
 
 # -- the registry ------------------------------------------------------------------------------------------------------

@@ -319,10 +319,14 @@ def test_removal(member, secure, open_server):
     assert enter(secure, open_server, raw.local) == "not-authorized"
 
 
-def test_removal_cancels_subscriptions(member):
+@pytest.mark.parametrize("by", ["iq", "rookeryctl"])
+def test_removal_cancels_subscriptions(member, open_server, by):
     a, b = member(presence=True), member(presence=True)
     befriend(a, b)
-    a.result("set", "<query xmlns='jabber:iq:register'><remove/></query>")
+    if by == "iq":
+        a.result("set", "<query xmlns='jabber:iq:register'><remove/></query>")
+    else:
+        open_server.ctl("user", "del", a.bare)
     b.expect("presence", type="unsubscribe", from_=a.bare)
     b.expect("presence", type="unavailable", from_=a.jid)
     b.expect("presence", type="unsubscribed", from_=a.bare)
@@ -573,7 +577,6 @@ def test_removed_names_are_kept(secure, new_server):
     assert refused(secure(at=server), fields("somebody")) == ("conflict", "409")
 
 
-@pytest.mark.single("rookeryctl speaks to one node")
 def test_kept_name_by_invitation(secure, new_server):
     server = new_server(registration={"enabled": True, "remove": True, "invitations": True})
     raw = enter_new(secure, server)

@@ -39,16 +39,7 @@ def open_too():
 
 
 def ctl(server, *arguments):
-    """rookeryctl at whatever node is the host's home."""
-    if not rig.clustered():
-        return json.loads(server.ctl("--json", *arguments))
-    for n in range(1, server.NODES + 1):
-        try:
-            return json.loads(server.cluster.ctl(n, "--json", *arguments))
-        except RuntimeError as e:
-            if "ask there" not in str(e):
-                raise
-    raise AssertionError("no node is the home")
+    return json.loads(server.ctl("--json", *arguments))
 
 
 def invite(server, *arguments):

@@ -226,34 +226,21 @@ def test_new_account_of_the_same_name(client, server):
     assert failure(c.fast()) == "not-authorized"
 
 
-def at_home(server, *words):
-    """rookeryctl at the account's home, whichever node that is."""
-    if not rig.clustered():
-        return server.ctl(*words)
-    errors = []
-    for node in range(1, server.NODES + 1):
-        try:
-            return server.cluster.ctl(node, *words)
-        except RuntimeError as e:
-            errors.append(str(e))
-    raise RuntimeError(errors)
-
-
 def test_operator_revokes(client, server):
     c = client()
     other = client(c.who)
     c.fast(BIND)
-    tokens = json.loads(at_home(server, "--json", "token", "list", c.who.jid))
+    tokens = json.loads(server.ctl("--json", "token", "list", c.who.jid))
     assert len(tokens) == 2 and all(t["software"] == "test" and t["device"] == "desk" for t in tokens)
     digest = hashlib.sha256(str(c.id).encode()).digest()
     mine = f"{int.from_bytes(digest[:8], 'little'):016x}"
-    at_home(server, "token", "revoke", c.who.jid, mine)
+    server.ctl("token", "revoke", c.who.jid, mine)
     c.raw.expect_close("not-authorized")
     assert failure(c.fast()) == "not-authorized" and other.good()
-    at_home(server, "token", "revoke", c.who.jid)
+    server.ctl("token", "revoke", c.who.jid)
     assert failure(other.fast()) == "not-authorized"
     with pytest.raises(RuntimeError):
-        at_home(server, "token", "revoke", c.who.jid)
+        server.ctl("token", "revoke", c.who.jid)
 
 
 def test_clients_are_limited(secure, account):
