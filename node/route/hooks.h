@@ -17,6 +17,7 @@ enum {
     TO_SERVER = 1,   /* a host of ours; account: the sender's own, session: the sender's */
     TO_SELF = 2,     /* the sender's own bare JID, or no `to` */
     TO_ACCOUNT = 4,  /* this account's bare JID, from somebody else; account is not missing */
+    TO_NOBODY = 16,  /* the same, but there is no such account: what strangers hear must not differ */
     TO_RESOURCE = 8, /* an online resource of this account: PASS delivers it, DONE refuses it; nobody may WAIT */
 };
 

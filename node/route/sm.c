@@ -281,7 +281,9 @@ static bool iq_for_account(struct account *a, struct envelope *e, struct session
             iq_answered(a, e, se, to);
         return false;
     }
-    if (a->missing || (to == TO_ACCOUNT && account_blocks(a, e->sender))) {
+    if (a->missing && to == TO_ACCOUNT)
+        to = TO_NOBODY;
+    if ((a->missing && to != TO_NOBODY) || (to == TO_ACCOUNT && account_blocks(a, e->sender))) {
         envelope_bounce(a->sm, e, SE_SERVICE_UNAVAILABLE, NULL);
         return false;
     }

@@ -425,6 +425,8 @@ static const struct {
     {1 << C2S_AUTHED, "abort", NS_SASL2, c2s_task_abort},
     {1 << C2S_PLAIN | 1 << C2S_SASL | 1 << C2S_AUTHED | 1 << C2S_BOUND, "compress",
      "http://jabber.org/protocol/compress", refuse_compression},
+    {1 << C2S_PLAIN | 1 << C2S_SASL, "resume", NS_SM, c2s_sm_too_early},
+    {1 << C2S_PLAIN | 1 << C2S_SASL, "enable", NS_SM, c2s_sm_too_early},
     {1 << C2S_AUTHED | 1 << C2S_BOUND, "resume", NS_SM, c2s_sm_resume},
     {1 << C2S_AUTHED | 1 << C2S_BOUND, "enable", NS_SM, c2s_sm_enable},
     {1 << C2S_BOUND, "r", NS_SM, c2s_sm_request},

@@ -266,6 +266,7 @@ void c2s_resume_failed(struct c2s *c, enum err why, uint64_t h); /* h: durable, 
 void c2s_resume_here(struct c2s *c); /* the session has come: answers when all is committed */
 void c2s_sm_enable(struct c2s *c, const struct xml *x);
 void c2s_sm_resume(struct c2s *c, const struct xml *x);
+void c2s_sm_too_early(struct c2s *c, const struct xml *x); /* before authentication: refuses */
 void c2s_sm_request(struct c2s *c, const struct xml *x);
 void c2s_sm_ack(struct c2s *c, const struct xml *x);
 void c2s_sm_push(struct c2s *c, struct bytes *b, uint64_t id);

@@ -59,6 +59,12 @@ static void send_failed(struct c2s *c, const char *condition, uint64_t h)
     c2s_say(c, text);
 }
 
+void c2s_sm_too_early(struct c2s *c, const struct xml *x)
+{
+    (void)x;
+    send_failed(c, "unexpected-request", UINT64_MAX);
+}
+
 static struct bytes *token_hash(const char *token)
 {
     struct bytes *b = bytes_new(NULL, SHA256_DIGEST_LENGTH);

@@ -4,11 +4,11 @@
 #define NS_ITEMS "http://jabber.org/protocol/disco#items"
 
 /* Somebody else's account is shown to those who may see its presence; to others it looks like none (XEP-0030 section
- * 8). */
+ * 8): no info, no items, whatever the node. */
 static bool may_ask(const struct hook_ctx *cx)
 {
     if (cx->to != TO_ACCOUNT)
-        return true;
+        return cx->to != TO_NOBODY;
     const struct roster_entry *e = roster_find(cx->account, jid_bare(cx->stanza->arena, cx->stanza->from)->s);
     return e && e->subscription & SUB_FROM;
 }
@@ -57,18 +57,19 @@ static enum hook_result on_info(struct hook_ctx *cx)
 
 static enum hook_result on_items(struct hook_ctx *cx)
 {
-    if (!may_ask(cx))
-        return hook_error(cx, SE_SERVICE_UNAVAILABLE, NULL);
-    if (xml_get(cx->payload, "node"))
+    const char *node = xml_get(cx->payload, "node");
+    if (node && may_ask(cx))
         return hook_error(cx, SE_ITEM_NOT_FOUND, NULL);
     struct stanza *r = stanza_result(cx->stanza);
-    xml_add(r->arena, r->x, "query", NS_ITEMS);
+    struct xml *query = xml_add(r->arena, r->x, "query", NS_ITEMS);
+    if (node)
+        xml_set(r->arena, query, "node", node);
     return hook_reply(cx, r);
 }
 
 static const struct iq_hook iq[] = {
     {IQ_GETS, TO_SERVER | TO_SELF | TO_ACCOUNT, NS_INFO, "query", on_info},
-    {IQ_GETS, TO_SERVER | TO_SELF | TO_ACCOUNT, NS_ITEMS, "query", on_items},
+    {IQ_GETS, TO_SERVER | TO_SELF | TO_ACCOUNT | TO_NOBODY, NS_ITEMS, "query", on_items},
     {0},
 };
 

@@ -56,7 +56,12 @@ def test_items(login):
 def test_info_of_others(login, friends):
     """THREATS 24: strangers learn nothing, and not whether there is such an account."""
     a, b = login(), login()
-    assert a.refused("get", INFO, b.bare) == a.refused("get", INFO, f"nobody@{a.domain}") == "service-unavailable"
+    nobody = f"nobody@{a.domain}"
+    for node in ("/>", " node='x'/>"):
+        assert {a.refused("get", INFO.replace("/>", node), to) for to in (b.bare, nobody)} == {"service-unavailable"}
+        for to in (b.bare, nobody):  # XEP-0030 section 8
+            query = get(a.result("get", ITEMS.replace("/>", node), to), "items:query")
+            assert query is not None and not len(query)
 
 
 def test_info_of_a_contact(friends):
