@@ -27,7 +27,8 @@ static struct envelope *sample(enum env_kind kind)
     e->seq = 7;
     e->id = 1ull << 40;
     e->code = kind == ENV_KICK || kind == ENV_BOUND ? 20 : 1;
-    if (kind == ENV_BIND || kind == ENV_RESUME || kind == ENV_CREATE || kind == ENV_TOKEN || kind == ENV_CERTIFICATE)
+    if (kind == ENV_BIND || kind == ENV_RESUME || kind == ENV_CREATE || kind == ENV_TOKEN || kind == ENV_CERTIFICATE ||
+        kind == ENV_CONTROL || kind == ENV_CONTROLLED)
         e->code = 0;
     e->flags = 0xffffffff;
     e->reg = 9;

@@ -74,7 +74,7 @@ static void client_final(struct client *c, const char *server_first, char *out, 
     for (int i = 0; i < n; i++)
         key[i] ^= sig[i];
     EVP_EncodeBlock((uint8_t *)proof, key, n);
-    snprintf(out, room, "%s,p=%s", without, proof);
+    assert_true((size_t)snprintf(out, room, "%s,p=%s", without, proof) < room);
     hmac(c->hash, salted, "Server Key", key);
     hmac(c->hash, key, message, sig);
     strcpy(c->server_sig, "v=");
