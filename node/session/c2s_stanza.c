@@ -366,7 +366,7 @@ void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x)
     else if (c->anonymous && beyond_guests(c, s))
         refuse(c, s, SE_FORBIDDEN, "not without an account");
     else if (s->to && forged_push(s) && !jid_eq_bare(s->to, c->session.jid) && !is_host(c, s->to))
-        refuse(c, s, SE_FORBIDDEN, NULL); /* RFC 6121 2.1.5 */
+        refuse(c, s, jid_is_bare(s->to) ? SE_FORBIDDEN : SE_SERVICE_UNAVAILABLE, NULL); /* RFC 6121 2.1.5, 8.5.3.2.3 */
     else if ((refusal = c2s_signup_refusal(c, s)))
         answer(c, &refusal);
     else if (!old_session(c, s)) {
