@@ -43,7 +43,7 @@ struct worker {
     struct inbox_msg *local_head, **local_tail; /* envelopes for this very worker */
     bool draining;
     struct task drain;
-    struct timer congestion; /* runs while clients are not read because storage or a link is behind */
+    struct timer congestion; /* runs while clients are not read because storage, a link or a worker is behind */
     struct timer patience;   /* runs while patient envelopes may lie somewhere */
     struct timer stop_check;
     uint64_t stop_by_ms;
@@ -82,7 +82,7 @@ void worker_free(struct worker *w);
 struct worker *worker_of_slot(struct node *n, const struct jid *bare);
 /* On w's thread. Consumes *e. */
 void worker_send(struct worker *w, struct envelope **e);
-/* On w's thread: storage or a link is so far behind that clients who send something are not read until it is not. */
+/* On w's thread: storage, a link or a worker is so far behind that clients who send something are not read until it is not. */
 void worker_congested(struct worker *w);
 /* On w's thread: another worker, of this node or another, has sent *e here. Consumes it. */
 void worker_receive(struct worker *w, struct envelope **e);

@@ -12,8 +12,10 @@
 enum {
     PATIENCE_MS = 20,
     CONGESTION_CHECK_MS = 20,
-    STORE_READ_NONE = 50, /* per cent of storage.max_queued above which clients are not read, */
-    STORE_READ_AGAIN = 25 /* and below which they are again */
+    STORE_READ_NONE = 50,    /* per cent of storage.max_queued above which clients are not read, */
+    STORE_READ_AGAIN = 25,   /* and below which they are again */
+    INBOX_READ_NONE = 16384, /* the same in messages waiting for a worker of this node; of 2 KiB and more each, */
+    INBOX_READ_AGAIN = 8192  /* and more than it does between two looks */
 };
 
 struct worker *worker_of_slot(struct node *n, const struct jid *bare)
@@ -62,11 +64,20 @@ static void dispatch(struct worker *w, struct envelope **e)
         misdirected(w, e);
 }
 
+/* What is read makes work for all workers, by a broadcast of presence many times as much as for who reads. */
+static bool workers_behind(const struct node *n, uint32_t waiting)
+{
+    for (uint16_t i = 0; i < n->worker_count; i++)
+        if (inbox_waiting(n->workers[i].inbox) > waiting)
+            return true;
+    return false;
+}
+
 static void congestion_check(void *arg)
 {
     struct worker *w = arg;
     bool links = w->mesh && worker_mesh_congested(w);
-    if (links || store_behind(w->node->store, STORE_READ_AGAIN))
+    if (links || store_behind(w->node->store, STORE_READ_AGAIN) || workers_behind(w->node, INBOX_READ_AGAIN))
         timer_start(w->loop, &w->congestion, CONGESTION_CHECK_MS, congestion_check, w);
     else
         edge_congested(w->edge, false);
@@ -98,8 +109,8 @@ static void drain(void *arg)
     store_release(w->store);
     if (w->mesh)
         worker_mesh_flush(w, false);
-    if (store_behind(w->node->store, STORE_READ_NONE))
-        worker_congested(w);
+    if (w->edge && (store_behind(w->node->store, STORE_READ_NONE) || workers_behind(w->node, INBOX_READ_NONE)))
+        worker_congested(w); /* at the end of the node the other workers may be gone */
     w->draining = false;
 }
 
@@ -175,6 +186,7 @@ void worker_send(struct worker *w, struct envelope **ep)
         } else {
             inbox_push(to->inbox, &e->msg);
         }
+        loop_later(w->loop, &w->drain); /* which looks whether that worker is behind */
         return;
     }
     queue_local(w, e);

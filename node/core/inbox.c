@@ -9,6 +9,7 @@ enum { BATCH = 256 }; /* messages of one turn, so that descriptors and timers ge
 
 struct inbox {
     _Atomic(struct inbox_msg *) pushed; /* newest first */
+    atomic_uint waiting;                /* in both lists; beside pushed, which whoever counts has just written */
     struct inbox_msg *ready;            /* oldest first; the loop's thread only */
     struct loop_wake wake;
     void *ctx;
@@ -43,10 +44,12 @@ static bool run_one(struct inbox *ib)
 static void on_wake(void *arg)
 {
     struct inbox *ib = arg;
-    for (int i = 0; i < BATCH; i++)
-        if (!run_one(ib))
-            return;
-    loop_wake(&ib->wake);
+    unsigned n = 0;
+    while (n < BATCH && run_one(ib))
+        n++;
+    atomic_fetch_sub_explicit(&ib->waiting, n, memory_order_relaxed);
+    if (n == BATCH)
+        loop_wake(&ib->wake);
 }
 
 struct inbox *inbox_new(struct loop *l, void *ctx)
@@ -71,6 +74,7 @@ void inbox_free(struct inbox **ibp)
 
 void inbox_leave(struct inbox *ib, struct inbox_msg *m)
 {
+    atomic_fetch_add_explicit(&ib->waiting, 1, memory_order_relaxed);
     struct inbox_msg *head = atomic_load_explicit(&ib->pushed, memory_order_relaxed);
     do
         m->next = head;
@@ -81,6 +85,11 @@ void inbox_push(struct inbox *ib, struct inbox_msg *m)
 {
     inbox_leave(ib, m);
     loop_wake(&ib->wake);
+}
+
+uint32_t inbox_waiting(const struct inbox *ib)
+{
+    return atomic_load_explicit(&ib->waiting, memory_order_relaxed);
 }
 
 void inbox_nudge(struct inbox *ib)

@@ -24,6 +24,8 @@ void inbox_push(struct inbox *ib, struct inbox_msg *m);
 /* The same without waking the loop: it finds m in its next turn, whenever that is. Who leaves something sees to it that
  * within a bounded time inbox_nudge is called (or anything pushed). Order is kept with what is pushed. */
 void inbox_leave(struct inbox *ib, struct inbox_msg *m);
+/* Messages that have not been handled, of which a loop takes a share in each turn; any thread, not quite up to date. */
+uint32_t inbox_waiting(const struct inbox *ib);
 /* Wakes the loop if something was left. */
 void inbox_nudge(struct inbox *ib);
 

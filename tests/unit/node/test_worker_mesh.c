@@ -298,6 +298,36 @@ static void test_storage_that_is_behind_slows_clients(void **state)
     assert_false(w->edge->congested);
 }
 
+static void calls(struct test *t, unsigned n, struct calls *c)
+{
+    while (n--)
+        call(t, 0, c);
+    turn(&t->workers[0]);
+}
+
+/* Worker 1 has more to do than it does in a turn: no client is read, by worker 0 neither, until it has done most of it.
+ */
+static void test_worker_that_is_behind_slows_clients(void **state)
+{
+    struct test *t = *state;
+    struct calls c = {0};
+    call(t, 1, &c);
+    turn(&t->workers[1]); /* the account is loaded */
+    calls(t, 16000, &c);
+    assert_false(t->workers[0].edge->congested);
+    calls(t, 1000, &c);
+    assert_true(t->workers[0].edge->congested);
+    turn(&t->workers[0]);
+    turn(&t->workers[0]); /* one is as long as the time between two looks */
+    assert_true(t->workers[0].edge->congested);
+    while (c.here < 17001)
+        turn(&t->workers[1]);
+    for (unsigned i = 0; i < 4; i++)
+        turn(&t->workers[i % 2]);
+    assert_false(t->workers[0].edge->congested);
+    assert_false(t->workers[1].edge->congested);
+}
+
 static uint64_t archived(struct test *t)
 {
     struct calls c = {0};
@@ -347,8 +377,13 @@ static void test_deaf_until_they_begin_afresh(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(ahead_of_the_other_worker),    TEST(before_the_first_ring), TEST(nothing_passes_what_is_early),
-        TEST(behind_the_other_worker),      TEST(patient_ones_wait),     TEST(storage_that_is_behind_slows_clients),
+        TEST(ahead_of_the_other_worker),
+        TEST(before_the_first_ring),
+        TEST(nothing_passes_what_is_early),
+        TEST(behind_the_other_worker),
+        TEST(patient_ones_wait),
+        TEST(storage_that_is_behind_slows_clients),
+        TEST(worker_that_is_behind_slows_clients),
         TEST(deaf_until_they_begin_afresh),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
