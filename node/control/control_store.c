@@ -93,15 +93,20 @@ static void password_changed(void *arg, enum err e)
     account_done(j, e);
 }
 
+/* As account_job, for a command that brings the keys of a password. */
+static struct account_job *keys_job(struct control_request *r, struct control_store *cx, struct credentials *keys)
+{
+    if (credentials_from_json(control_arg(r, "keys"), keys) == OK)
+        return account_job(r, cx);
+    control_reply_error(r, "no valid keys");
+    return NULL;
+}
+
 static void user_add(struct control_request *r, void *ctx)
 {
     struct control_store *cx = ctx;
     struct credentials keys;
-    if (credentials_from_json(control_arg(r, "keys"), &keys)) {
-        control_reply_error(r, "no valid keys");
-        return;
-    }
-    struct account_job *j = account_job(r, cx);
+    struct account_job *j = keys_job(r, cx, &keys);
     if (j)
         store_account_create(cx->store, j->bare, &keys, account_done, j);
 }
@@ -110,11 +115,7 @@ static void user_passwd(struct control_request *r, void *ctx)
 {
     struct control_store *cx = ctx;
     struct credentials keys;
-    if (credentials_from_json(control_arg(r, "keys"), &keys)) {
-        control_reply_error(r, "no valid keys");
-        return;
-    }
-    struct account_job *j = account_job(r, cx);
+    struct account_job *j = keys_job(r, cx, &keys);
     if (j)
         store_account_credentials_set(cx->store, j->bare, &keys, password_changed, j);
 }
