@@ -55,13 +55,13 @@ static struct errand *errand_new(struct daemon *d, struct control_request *r)
     return e;
 }
 
-static void on_account(void *arg, struct account *a)
+static void on_account(void *arg, struct account *a, enum err why)
 {
     struct errand *e = arg;
     if (a)
         e->visit(e, a);
     else
-        e->refused = "no such account";
+        e->refused = control_store_error(why);
     if (!e->later)
         errand_back(e);
 }

@@ -71,13 +71,13 @@ static void errand_done(void *arg, enum err err)
 
 /* ---- there ---- */
 
-static void on_host(void *arg, struct account *host)
+static void on_host(void *arg, struct account *host, enum err why)
 {
     struct errand *e = arg;
     if (host)
         e->visit(e, host);
     else
-        errand_done(e, e->missing ? OK : ERR_NOT_FOUND);
+        errand_done(e, why == ERR_NOT_FOUND && e->missing ? OK : why);
 }
 
 static void errand_go(struct errand *e)

@@ -43,7 +43,7 @@ static void misdirected(struct worker *w, struct envelope **e)
     if (env_goes_on(*e))
         worker_send(w, e);
     else if ((*e)->kind == ENV_CALL)
-        (*e)->call((*e)->call_arg, NULL);
+        (*e)->call((*e)->call_arg, NULL, ERR_FENCED);
     env_free(e);
 }
 

@@ -154,7 +154,7 @@ void worker_mesh_send(struct worker *w, uint32_t node, uint16_t worker, struct e
         if (o->frame.len >= FRAME_FULL)
             frame_send(w, o);
     } else if ((*ep)->kind == ENV_CALL) {
-        (*ep)->call((*ep)->call_arg, NULL);
+        (*ep)->call((*ep)->call_arg, NULL, ERR_FENCED);
     }
     env_free(ep);
 }
@@ -405,7 +405,7 @@ void worker_mesh_free(struct worker *w)
         struct envelope *e = container_of(m->local_head, struct envelope, msg);
         m->local_head = e->msg.next;
         if (e->kind == ENV_CALL)
-            e->call(e->call_arg, NULL);
+            e->call(e->call_arg, NULL, ERR_CLOSED);
         env_free(&e);
     }
     free(m);

@@ -150,7 +150,9 @@ struct envelope {
     const struct jid *target; /* stanzas: to as sent; NULL: none */
     struct bytes *bytes;
     struct stanza *stanza; /* the parsed tree, inside one worker only; NULL: parsed from bytes when needed */
-    void (*call)(void *arg, struct account *a); /* ENV_CALL; a NULL: no such account */
+    /* ENV_CALL; a NULL: ERR_NOT_FOUND: no such account, ERR_FENCED: it is at home elsewhere, ERR_BUSY: storage cannot
+     * say, ERR_CLOSED: the worker ends */
+    void (*call)(void *arg, struct account *a, enum err why);
     void *call_arg;
 };
 

@@ -63,6 +63,8 @@ const char *control_store_error(enum err e)
         return "no such account";
     case ERR_BUSY:
         return "storage is busy, try again";
+    case ERR_FENCED:
+        return "the home has just changed, try again";
     case ERR_UNKNOWN:
         return "unknown whether it was done, look and try again";
     default:

@@ -243,7 +243,7 @@ static void account_empty(struct account *a)
         struct envelope *e = container_of(m, struct envelope, msg);
         next = m->next;
         if (e->kind == ENV_CALL)
-            e->call(e->call_arg, NULL);
+            e->call(e->call_arg, NULL, ERR_CLOSED);
         env_free(&e);
     }
 }
@@ -263,7 +263,7 @@ static void forward_waiting(struct account *a)
         struct envelope *e = container_of(m, struct envelope, msg);
         next = m->next;
         if (e->kind == ENV_CALL)
-            e->call(e->call_arg, NULL);
+            e->call(e->call_arg, NULL, ERR_FENCED);
         else if (env_goes_on(e))
             s->send(s->send_arg, &e);
         env_free(&e);

@@ -216,7 +216,7 @@ void sm_unavailable(struct sm *s, struct envelope **ep)
         token_refuse(s, e, ERR_BUSY);
         break;
     case ENV_CALL:
-        e->call(e->call_arg, NULL);
+        e->call(e->call_arg, NULL, ERR_BUSY);
         break;
     default:
         break;
@@ -445,7 +445,7 @@ void sm_account_envelope(struct account *a, struct envelope **ep)
         handle_invite(a, e);
         break;
     case ENV_CALL:
-        e->call(e->call_arg, a->missing ? NULL : a);
+        e->call(e->call_arg, a->missing ? NULL : a, a->missing ? ERR_NOT_FOUND : OK);
         break;
     default:
         CHECK(false, "envelope %s for sm", env_kind_name(e->kind));

@@ -140,12 +140,14 @@ static int end(void **state)
 
 struct calls {
     unsigned here, gone;
+    enum err why;
     uint64_t last_id; /* of the account's archive */
 };
 
-static void on_call(void *arg, struct account *a)
+static void on_call(void *arg, struct account *a, enum err why)
 {
     struct calls *c = arg;
+    c->why = why;
     a ? c->here++ : c->gone++;
     c->last_id = a ? a->mailbox->last_id : 0;
 }
@@ -236,6 +238,7 @@ static void test_behind_the_other_worker(void **state)
     message(t, 0, 7);
     turn(&t->workers[1]);
     assert_int_equal(c.gone, 1);
+    assert_int_equal(c.why, ERR_FENCED);
     assert_int_equal(frames, 0);
     message(t, 0, 0); /* of another home, which does not send it again */
     turn(&t->workers[1]);
