@@ -335,7 +335,7 @@ static void own_unavailable(struct session *se, struct stanza *st)
 static void refuse_blocked(struct hook_ctx *cx)
 {
     struct stanza *r = stanza_error(cx->stanza, SE_NOT_ACCEPTABLE, NULL);
-    stanza_error_extra(r, NULL, "blocked", "urn:xmpp:blocking:errors");
+    stanza_error_extra(r, "cancel", "blocked", "urn:xmpp:blocking:errors");
     session_send(cx->session, &r);
 }
 

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum { LINGER_MS = 2000, CLOSE_MS = 5000, OTHER_DESCRIPTORS = 32 };
+enum { LINGER_MS = 2000, CLOSE_MS = 5000, OTHER_DESCRIPTORS = 32, LANG_MAX = 35 };
 
 static atomic_long open_connections; /* of all workers: descriptors are the process's */
 
@@ -165,6 +165,7 @@ static void c2s_free(struct c2s *c)
     jid_free(&c->user);
     free(c->resume_token);
     jid_free(&c->from);
+    free((char *)c->lang);
     free((char *)c->host);
     free(c);
 }
@@ -363,6 +364,16 @@ static void note_from(struct c2s *c, const struct xml *header)
         jid_free(&c->from);
 }
 
+/* RFC 6120 4.7.4: the default language of what the client says. No language tag, no default. */
+static void note_lang(struct c2s *c, const struct xml *header)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-";
+    const char *lang = xml_get_ns(header, NS_XML, "lang");
+    size_t n = lang ? strlen(lang) : 0;
+    free((char *)c->lang);
+    c->lang = n && n <= LANG_MAX && strspn(lang, letters) == n ? xstrdup(lang) : NULL;
+}
+
 static void on_open(void *arg, const struct xml *header, const char *content_ns)
 {
     struct c2s *c = arg;
@@ -391,6 +402,7 @@ static void on_open(void *arg, const struct xml *header, const char *content_ns)
     if (c->state == C2S_DETECT)
         c->state = C2S_PLAIN;
     note_from(c, header);
+    note_lang(c, header);
     send_header(c);
     c2s_features(c);
     c->ready = true;

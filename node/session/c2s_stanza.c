@@ -142,6 +142,13 @@ static bool stamp_from(struct c2s *c, struct stanza *s, const char *raw_from)
     return true;
 }
 
+/* RFC 6120 8.1.5: what the client said once for all, on each of its stanzas. */
+static void stamp_lang(const struct c2s *c, struct stanza *s)
+{
+    if (c->lang && !xml_get_ns(s->x, NS_XML, "lang"))
+        xml_set_ns(s->arena, s->x, NS_XML, "lang", c->lang);
+}
+
 static bool claims_us(const struct c2s *c, struct arena *a, const char *jid)
 {
     const struct jid *j = jid ? jid_parse(a, jid, strlen(jid)) : NULL;
@@ -324,7 +331,7 @@ static void refuse_blocked(struct c2s *c, struct stanza *s)
 {
     struct stanza *r = s->kind == STANZA_PRESENCE ? NULL : stanza_error(s, SE_NOT_ACCEPTABLE, NULL);
     if (r) {
-        stanza_error_extra(r, NULL, "blocked", "urn:xmpp:blocking:errors");
+        stanza_error_extra(r, "cancel", "blocked", "urn:xmpp:blocking:errors");
         c2s_reply(c, &r);
     }
     window_push(c, 0, NULL);
@@ -355,6 +362,7 @@ void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x)
         stanza_free(&s);
         return;
     }
+    stamp_lang(c, s);
     struct stanza *refusal;
     bool subscription = s->kind == STANZA_PRESENCE && s->type != PRESENCE_AVAILABLE && s->type != PRESENCE_UNAVAILABLE;
     if (e != OK)

@@ -120,6 +120,10 @@ static void on_start(void *arg, const char *raw, const char **attrs)
     x->name = take_name(b->arena, raw, parent ? parent->ns : NULL, &x->ns);
     if (!x->ns)
         x->ns = "";
+    if (b->depth == 1 && !strcmp(x->name, "stream") && !strcmp(x->ns, NS_STREAM)) {
+        fail(b, STREAM_UNSUPPORTED_STANZA_TYPE, "a second stream header"); /* now: its end would never come */
+        return;
+    }
     take_attrs(b, x, attrs);
     if (!b->depth)
         b->header = x;

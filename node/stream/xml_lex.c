@@ -44,6 +44,11 @@ size_t xml_lex(enum xml_lex *state, const char *p, size_t n, bool *tag)
             i += skip_until(state, p + i, n - i, '<', LEX_OPEN);
             break;
         case LEX_OPEN:
+            if (p[i] == '\'' || p[i] == '"') { /* no value: expat is to refuse it now, not when the quote ends */
+                *state = LEX_TEXT;
+                *tag = true;
+                return i + 1;
+            }
             *state = after_open(p[i]);
             i += *state != LEX_TAG; /* "<>" is seen by in_tag */
             break;

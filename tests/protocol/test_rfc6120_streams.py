@@ -65,6 +65,21 @@ def test_wrong_content_namespace(connect, namespace):
     raw.expect_close("invalid-namespace", timeout=5)
 
 
+@pytest.mark.parametrize("junk", ["hello", "GET / HTTP/1.1\r\n\r\n", "<'/>", '<"/>', "< stream>", "<1/>"])
+def test_no_header_at_all(connect, junk):
+    """An error at once, not when what it could have been did not come in time."""
+    raw = opened(connect())
+    raw.send(junk)
+    raw.expect_close("not-well-formed", timeout=5)
+    assert raw.header is not None and raw.closed
+
+
+def test_second_header(login):
+    raw = login()
+    raw.send(raw.header_text().partition("?>")[2])
+    raw.expect_close("unsupported-stanza-type", timeout=5)
+
+
 @pytest.mark.rookery
 @pytest.mark.parametrize("version,error", [("0.9", "unsupported-version"), (None, "unsupported-version"), ("2.0", None),
                                            ("1.7", None), ("one", "unsupported-version")])
@@ -122,6 +137,18 @@ def test_lang_is_kept(login):
     a, b = login(presence=True), login(presence=True)
     a.send(f"<message to='{b.jid}' type='chat' xml:lang='cs'><body>ahoj</body></message>")
     assert b.expect("message", type="chat").get(XML_LANG) == "cs"
+
+
+@pytest.mark.parametrize("lang,added", [("cs", "cs"), ("zh-Hant-TW", "zh-Hant-TW"), ("", None), ("x" * 36, None), ("a_b", None)])
+def test_lang_of_the_stream(secure, account, login, lang, added):
+    """RFC 6120 4.7.4, 8.1.5: what the header says is said of every stanza that does not say it itself."""
+    a, b, raw = account(), login(presence=True), secure()
+    assert raw.auth(a.local, a.password) is None
+    raw.open(extra=f" xml:lang='{lang}'")
+    raw.bind()
+    raw.message(b.jid, "ahoj")
+    raw.send(f"<message to='{b.jid}' type='chat' xml:lang='fr'><body>salut</body></message>")
+    assert [b.expect("message").get(XML_LANG) for _ in range(2)] == [added, "fr"]
 
 
 def test_stanza_outside_of_namespace(login):

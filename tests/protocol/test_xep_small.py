@@ -155,6 +155,7 @@ def test_sending_to_the_blocked(friends):
     id = a.message(b.jid)
     e = a.expect("message", type="error", id=id)
     assert condition(e) == "not-acceptable" and get(e, "error/blocked:blocked") is not None
+    assert get(e, "error").get("type") == "cancel"
     assert a.refused("get", INFO, b.jid) == "not-acceptable"
     assert not [e for e in b.before() if e.tag == qname("message")]
 
