@@ -18,7 +18,8 @@ enum {
     TO_SELF = 2,     /* the sender's own bare JID, or no `to` */
     TO_ACCOUNT = 4,  /* this account's bare JID, from somebody else; account is not missing */
     TO_NOBODY = 16,  /* the same, but there is no such account: what strangers hear must not differ */
-    TO_RESOURCE = 8, /* an online resource of this account: PASS delivers it, DONE refuses it; nobody may WAIT */
+    TO_RESOURCE = 8, /* a full JID of this account, which may be missing too: PASS delivers it if it is online, DONE
+                        refuses it; nobody may WAIT */
 };
 
 struct hook_ctx {

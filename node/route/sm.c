@@ -255,10 +255,10 @@ static void iq_for_session(struct account *a, struct envelope *e)
 {
     struct session *se = a->missing ? NULL : account_session(a, e->target);
     bool request = e->stanza_type == IQ_GET || e->stanza_type == IQ_SET;
-    bool there = se && !se->lost && !account_blocks(a, e->sender);
-    if (there && request && hooks_take(a, e))
+    bool blocked = account_blocks(a, e->sender);
+    if (request && !blocked && hooks_take(a, e))
         return;
-    if (there)
+    if (se && !se->lost && !blocked)
         session_deliver(se, env_bytes(e), 0);
     else if (request)
         envelope_bounce(a->sm, e, SE_SERVICE_UNAVAILABLE, NULL);

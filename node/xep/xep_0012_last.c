@@ -2,8 +2,7 @@
  * XEP-0012. When the last available resource of an account goes, time and status are kept as the value
  * "jabber:iq:last": seconds since 1970, a blank, the status text.
  *
- * Those who may not see the account's presence get service-unavailable instead of the XEP's forbidden: the same as when
- * there is no such account or resource.
+ * Those who may not see the account's presence get forbidden, and the same when there is no such account or resource.
  */
 #include "xep.h"
 
@@ -17,6 +16,8 @@ enum { STATUS_MAX = 1023 };
 static bool may_see(const struct hook_ctx *cx)
 {
     const struct jid *who = cx->stanza->from;
+    if (cx->account->missing)
+        return false;
     const struct roster_entry *e = roster_find(cx->account, jid_bare(cx->stanza->arena, who)->s);
     return jid_eq_bare(who, cx->account->jid) || (e && e->subscription & SUB_FROM);
 }
@@ -63,7 +64,7 @@ static void on_read(void *arg, enum err e, const struct bytes *value)
 static enum hook_result on_account(struct hook_ctx *cx)
 {
     if (!may_see(cx))
-        return hook_error(cx, SE_SERVICE_UNAVAILABLE, NULL);
+        return hook_error(cx, SE_FORBIDDEN, NULL);
     if (available(cx->account, NULL))
         return hook_reply(cx, answer(cx->stanza, 0, ""));
     struct hook_late *l = hook_wait(cx);
@@ -75,7 +76,7 @@ static enum hook_result on_account(struct hook_ctx *cx)
 /* Its client answers, but not to everybody. */
 static enum hook_result on_resource(struct hook_ctx *cx)
 {
-    return may_see(cx) ? PASS : hook_error(cx, SE_SERVICE_UNAVAILABLE, NULL);
+    return may_see(cx) ? PASS : hook_error(cx, SE_FORBIDDEN, NULL);
 }
 
 /* ---- what is kept ---- */
@@ -107,7 +108,7 @@ static void on_session_close(struct session *se)
 
 static const struct iq_hook iq[] = {
     {IQ_GETS, TO_SERVER, NS_LAST, "query", on_server},
-    {IQ_GETS, TO_SELF | TO_ACCOUNT, NS_LAST, "query", on_account},
+    {IQ_GETS, TO_SELF | TO_ACCOUNT | TO_NOBODY, NS_LAST, "query", on_account},
     {IQ_GETS, TO_RESOURCE, NS_LAST, "query", on_resource},
     {0},
 };

@@ -192,9 +192,15 @@ static enum hook_result on_set(struct hook_ctx *cx)
     return WAIT;
 }
 
+static enum hook_result on_another(struct hook_ctx *cx)
+{
+    return hook_error(cx, SE_FORBIDDEN, NULL);
+}
+
 static const struct iq_hook iq[] = {
     {IQ_GETS, TO_SELF, NS_PRIVATE, "query", on_get},
     {IQ_SETS, TO_SELF, NS_PRIVATE, "query", on_set},
+    {IQ_GETS | IQ_SETS, TO_ACCOUNT | TO_NOBODY, NS_PRIVATE, "query", on_another},
     {0},
 };
 

@@ -45,9 +45,15 @@ static enum hook_result on_set(struct hook_ctx *cx)
     return WAIT;
 }
 
+static enum hook_result on_set_of_another(struct hook_ctx *cx)
+{
+    return hook_error(cx, SE_FORBIDDEN, NULL);
+}
+
 static const struct iq_hook iq[] = {
     {IQ_GETS, TO_SELF | TO_ACCOUNT, NS_VCARD, "vCard", on_get},
     {IQ_SETS, TO_SELF, NS_VCARD, "vCard", on_set},
+    {IQ_SETS, TO_ACCOUNT | TO_NOBODY, NS_VCARD, "vCard", on_set_of_another},
     {0},
 };
 
