@@ -7,6 +7,7 @@
 #include <string.h>
 
 enum {
+    AGAIN_MS = 100, /* until a copy that storage refused is put again; then twice as long, each time */
     BACKLOG_PAGE = 100,
     BACKLOG_WINDOW = 400,  /* messages of it a session may have in hand */
     BACKLOG_WAIT_MS = 2000 /* for a session that takes none: then it goes on, until c2s gives the session up */
@@ -28,8 +29,10 @@ struct delivery {
     uint64_t origin;            /* RECEIVED, SENT: its key, 0: none */
     uint64_t after;             /* BACKLOG: what has been read */
     bool archive, keep, silent; /* silent: a repetition, only to be answered */
+    bool resumable;             /* whose session is: storage notes how far it has come */
+    uint8_t refused;            /* SENT: so often by storage */
     uint32_t window;            /* BACKLOG: reading pauses at so many in hand */
-    struct timer pause;
+    struct timer pause;         /* BACKLOG: of reading; SENT: until it is put again */
 };
 
 struct mailbox *mailbox_new(struct account *a, const struct account_data *d)
@@ -98,49 +101,6 @@ static uint64_t next_id(struct mailbox *m)
 }
 
 /* ---- what sessions have in hand, and the watermark ---- */
-
-static struct inflight *inflight_find(const struct mailbox *m, uint64_t id)
-{
-    uint32_t lo = m->inflight_off, hi = lo + m->inflight_count;
-    while (lo < hi) {
-        uint32_t mid = lo + (hi - lo) / 2;
-        if (m->inflight[mid].id < id)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo < m->inflight_off + m->inflight_count && m->inflight[lo].id == id ? &m->inflight[lo] : NULL;
-}
-
-/* Keeps the array ascending; nearly always appends. */
-static void inflight_add(struct mailbox *m, uint64_t id)
-{
-    if (inflight_find(m, id))
-        return;
-    if (m->inflight_off + m->inflight_count == m->inflight_cap) {
-        if (m->inflight_off > m->inflight_cap / 2) {
-            memmove(m->inflight, m->inflight + m->inflight_off, m->inflight_count * sizeof *m->inflight);
-            m->inflight_off = 0;
-        } else {
-            m->inflight_cap = m->inflight_cap ? m->inflight_cap * 2 : 4;
-            m->inflight = xrealloc(m->inflight, m->inflight_cap * sizeof *m->inflight);
-        }
-    }
-    uint32_t at = m->inflight_off + m->inflight_count++;
-    for (; at > m->inflight_off && m->inflight[at - 1].id > id; at--)
-        m->inflight[at] = m->inflight[at - 1];
-    m->inflight[at] = (struct inflight){id, false};
-}
-
-static void inflight_drop(struct mailbox *m, uint64_t id)
-{
-    struct inflight *f = inflight_find(m, id);
-    if (!f)
-        return;
-    struct inflight *end = m->inflight + m->inflight_off + m->inflight_count;
-    memmove(f, f + 1, (size_t)(end - f - 1) * sizeof *f);
-    m->inflight_count--;
-}
 
 /* While the backlog is read, what joins it is noted apart: the reading may have passed it. */
 static void backlog_note(struct mailbox *m, uint64_t id)
@@ -222,20 +182,6 @@ static void on_watermark(void *arg, enum err e)
 }
 
 static void backlog_go_on(struct mailbox *m);
-
-static void outstanding_add(struct session *se, uint64_t id)
-{
-    if (se->outstanding_off + se->outstanding_count == se->outstanding_cap) {
-        if (se->outstanding_off > se->outstanding_cap / 2) {
-            memmove(se->outstanding, se->outstanding + se->outstanding_off, se->outstanding_count * sizeof(uint64_t));
-            se->outstanding_off = 0;
-        } else {
-            se->outstanding_cap = se->outstanding_cap ? se->outstanding_cap * 2 : 4;
-            se->outstanding = xrealloc(se->outstanding, se->outstanding_cap * sizeof(uint64_t));
-        }
-    }
-    se->outstanding[se->outstanding_off + se->outstanding_count++] = id;
-}
 
 void mailbox_acked(struct session *se, uint64_t id)
 {
@@ -615,17 +561,26 @@ static void refuse_repetitions(struct mailbox *m, const struct delivery *failed)
     }
 }
 
+static void put_again(void *arg);
+
 static void on_stored(void *arg, enum err e)
 {
     struct delivery *d = arg;
     struct mailbox *m = d->mailbox;
     struct account *a = m->account;
-    d->ready = true;
-    d->err = e;
     if (account_gone(a, e)) {
         account_unpin(a);
         return;
     }
+    /* The sender of a message for somebody else is told by an error; of this copy nobody would know that it is missing.
+     */
+    if (d->kind == SENT && (e == ERR_BUSY || e == ERR_IO) && d->refused < MAILBOX_AGAIN) {
+        timer_start(a->sm->loop, &d->pause, (unsigned)AGAIN_MS << d->refused++, put_again, d);
+        account_unpin(a);
+        return;
+    }
+    d->ready = true;
+    d->err = e;
     if (e == OK) {
         metric_add(M_COMMITTED_TOTAL, 1);
     } else {
@@ -637,11 +592,35 @@ static void on_stored(void *arg, enum err e)
     account_unpin(a);
 }
 
+static void put(struct delivery *d)
+{
+    const struct envelope *e = d->env;
+    struct account *a = d->mailbox->account;
+    struct archive_item it = {
+        .id = d->id,
+        .flags =
+            (d->kind == SENT ? ARCHIVE_OUT : 0) | (d->keep ? ARCHIVE_DELIVER : 0) | (d->archive ? 0 : ARCHIVE_HIDDEN),
+        .peer = d->kind == SENT ? e->target->s : e->sender->s,
+        .origin = d->origin,
+        .stanza = env_bytes(d->env),
+        .session = e->session,
+        .seq = e->seq,
+    };
+    if (d->resumable)
+        it.handled = e->id; /* the handled prefix as c2s knew it */
+    account_pin(a);
+    store_archive_put(a->sm->store, a->owner, &it, on_stored, d);
+}
+
+static void put_again(void *arg)
+{
+    put(arg);
+}
+
 /* Writes what is to be kept and puts the message into the queue; *e is consumed. */
 static void enqueue(struct mailbox *m, int kind, struct message_ctx *cx, struct envelope **ep, uint64_t origin,
                     bool silent)
 {
-    struct account *a = m->account;
     struct delivery *d = delivery_add(m, kind);
     d->env = *ep;
     *ep = NULL;
@@ -649,6 +628,7 @@ static void enqueue(struct mailbox *m, int kind, struct message_ctx *cx, struct 
     d->keep = cx->keep;
     d->silent = silent;
     d->origin = origin;
+    d->resumable = cx->session && cx->session->resumable;
     if (silent || (!cx->archive && !cx->keep)) {
         d->ready = true;
         mailbox_run(m);
@@ -658,20 +638,7 @@ static void enqueue(struct mailbox *m, int kind, struct message_ctx *cx, struct 
     m->waiting += cx->keep;
     if (origin)
         origin_add(m, origin, d->id);
-    struct archive_item it = {
-        .id = d->id,
-        .flags =
-            (kind == SENT ? ARCHIVE_OUT : 0) | (cx->keep ? ARCHIVE_DELIVER : 0) | (cx->archive ? 0 : ARCHIVE_HIDDEN),
-        .peer = kind == SENT ? d->env->target->s : d->env->sender->s,
-        .origin = origin,
-        .stanza = env_bytes(d->env),
-        .session = d->env->session,
-        .seq = d->env->seq,
-    };
-    if (cx->session && cx->session->resumable)
-        it.handled = d->env->id; /* the handled prefix as c2s knew it */
-    account_pin(a);
-    store_archive_put(a->sm->store, a->owner, &it, on_stored, d);
+    put(d);
 }
 
 static bool refused_by_modules(struct message_ctx *cx, bool sent)

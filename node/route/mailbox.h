@@ -14,6 +14,9 @@
 #include "hooks.h"
 #include "registration.h"
 
+/* A sender's copy that storage refused is put again so often; what is behind it waits, for 1.5 s in all. */
+enum { MAILBOX_AGAIN = 4 };
+
 struct delivery; /* private */
 
 struct mailbox {
@@ -58,6 +61,13 @@ uint64_t origin_key(const struct jid *peer, uint64_t origin, bool sent);
 bool origin_seen(const struct mailbox *m, uint64_t key); /* in the last minutes */
 void origin_add(struct mailbox *m, uint64_t key, uint64_t id);
 void origin_forget(struct mailbox *m, uint64_t id);
+
+/* ---- inflight.c ---- */
+
+struct inflight *inflight_find(const struct mailbox *m, uint64_t id); /* NULL: no session has it in hand */
+void inflight_add(struct mailbox *m, uint64_t id); /* not arrived; unless it is there. Nearly always appends */
+void inflight_drop(struct mailbox *m, uint64_t id);
+void outstanding_add(struct session *se, uint64_t id); /* the session has it in hand, behind all others */
 
 /* ---- mailbox.c ---- */
 

@@ -49,15 +49,17 @@ struct sim_message {
     int from, to, to_resource; /* client, account, resource or -1: bare */
     enum stanza_type type;
     bool store;
-    bool acked;      /* the client knows it is handled */
-    bool acked_late; /* by the h of <resumed/> or <failed/> */
-    bool error;      /* the client has an error for it */
-    bool bounced;    /* an error was made, whether or not it reached the client */
-    bool lost_out;   /* storage refused the sender's copy */
-    bool held;       /* it waited for a session that moved */
-    bool arrived;    /* some session of the recipient has acknowledged it */
-    uint64_t id;     /* archive id at the recipient, as first seen; 0: none yet */
-    uint64_t order;  /* event of the first delivery by the home; 0: none yet */
+    bool acked;           /* the client knows it is handled */
+    bool acked_late;      /* by the h of <resumed/> or <failed/> */
+    bool error;           /* the client has an error for it */
+    bool bounced;         /* an error was made, whether or not it reached the client */
+    unsigned refused_out; /* so often storage refused the sender's copy */
+    bool lost_out;        /* too often for it to be put once more */
+    bool late_out;        /* the node died when it had refused it: then it is put again behind what came after it */
+    bool held;            /* it waited for a session that moved */
+    bool arrived;         /* some session of the recipient has acknowledged it */
+    uint64_t id;          /* archive id at the recipient, as first seen; 0: none yet */
+    uint64_t order;       /* event of the first delivery by the home; 0: none yet */
 };
 
 struct sim_seen { /* one delivery to a client */

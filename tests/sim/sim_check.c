@@ -10,9 +10,10 @@
  *
  * Excused where it cannot be otherwise: messages that were refused for a while (bounced) and sent again may be out of
  * order, the order of delivery means messages to the bare JID, for others go where they are sent, and the sender's copy
- * may be missing when storage refused it. An error comes behind the h of <resumed/> that covers its message, and dies
- * with the node while the h of <failed/> survives (XEP-0198 has it so): it may be lost then.
+ * may be missing when storage refused it again and again. An error comes behind the h of <resumed/> that covers its
+ * message, and dies with the node while the h of <failed/> survives (XEP-0198 has it so): it may be lost then.
  */
+#include "mailbox.h"
 #include "sim.h"
 
 #include <stdarg.h>
@@ -191,7 +192,7 @@ void check_fault(struct sim *s, const struct store_req *r)
     struct stanza *st = parse(r->bytes);
     int k = message_number(s, st->id);
     if (k >= 0 && r->in.item.flags & ARCHIVE_OUT)
-        s->messages[k].lost_out = true;
+        s->messages[k].lost_out = ++s->messages[k].refused_out > MAILBOX_AGAIN;
     else if (k >= 0)
         s->messages[k].bounced = true; /* even if the node dies before it says so */
     stanza_free(&st);
@@ -218,7 +219,7 @@ static void check_row(struct archive *a, const struct archive_row *row, int k)
         sim_violated(s, 4, "m%d was delivered as %llu, archived as %llu", k, (unsigned long long)m->id,
                      (unsigned long long)row->id);
     unsigned times = ++*(out ? &a->out[k] : &a->in[k]);
-    if (times > 1 || m->bounced || (out && m->lost_out))
+    if (times > 1 || m->bounced || (out && (m->lost_out || m->late_out)))
         return;
     if (k < *last)
         sim_violated(s, 3, "archive of %s: m%d after m%d", s->accounts[a->account]->s, k, *last);

@@ -258,6 +258,8 @@ void sim_crash(struct sim *s)
 {
     sim_log(s, "---- crash");
     s->crashes++;
+    for (int k = 0; k < s->message_count; k++)
+        s->messages[k].late_out |= s->messages[k].refused_out;
     s->mute = true;
     network_clear(s);
     sim_store_dead(true);
