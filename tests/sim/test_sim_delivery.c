@@ -131,7 +131,7 @@ static void settle(struct sim *s)
             settle_client(s, &s->clients[i]);
         settle_edges(s);
         sim_drain_node(s);
-        sim_run_loop(s, 10); /* what storage refused is put again */
+        sim_run_loop(s, 50); /* six rounds of that: what storage refused is put, or read, again */
         if (round > 5 && settled(s))
             return;
     }
