@@ -399,6 +399,23 @@ static inline struct rig_account rig_stored(struct rig *r)
     return a;
 }
 
+static inline void rig_on_meta(void *arg, enum err e, uint64_t first, uint64_t last, uint64_t count)
+{
+    (void)first;
+    (void)last;
+    assert_int_equal(e, OK);
+    *(uint64_t *)arg = count;
+}
+
+/* Messages in the user's archive. */
+static inline uint64_t rig_archived(struct rig *r)
+{
+    uint64_t n = UINT64_MAX;
+    store_archive_meta(r->client, rig_stored(r).owner, rig_on_meta, &n);
+    rig_run(r);
+    return n;
+}
+
 /* juliet sees the user's presence, and the user hers. Before the account is loaded. */
 static inline const struct jid *rig_contact(struct rig *r)
 {

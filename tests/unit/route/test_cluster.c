@@ -206,6 +206,52 @@ static void test_repetition_of_a_refused_one(void **state)
     none(r, ENV_DELIVER, 7); /* one error is enough */
 }
 
+/* The user's session 20 writes to somebody, and storage refuses the copy. */
+static void copy_refused(struct rig *r)
+{
+    rig_bind(r, 2, 20);
+    rig_presence(r, 2, 20, 1, r->full);
+    rig_forget(r);
+    r->fail = OP_ARCHIVE_PUT;
+    r->fail_err = ERR_IO;
+    rig_give(r,
+             stanza_env(ENV_SELF, r->user, 2, 20, 2,
+                        "<message type='chat' from='a@example.org/x' to='b@example.org'><body>mine</body></message>"));
+    rig_run(r);
+    none(r, ENV_COMMITTED, 20);
+}
+
+static void test_refused_copy_is_put_again(void **state)
+{
+    struct rig *r = *state;
+    copy_refused(r);
+    uint64_t before = rig_stored(r).last_id;
+    rig_wait(r, 200);
+    none(r, ENV_COMMITTED, 20);
+    r->fail_err = OK;
+    rig_message(r, 7, 1, "behind it");
+    rig_run(r);
+    none(r, ENV_DELIVER, 20);
+    uint64_t behind = rig_stored(r).last_id;
+    assert_true(behind > before);
+    rig_wait(r, 200);
+    committed(r, 20, 2, ENV_SELF);
+    assert_int_equal(delivered(r, 20, "behind it", 2, 0), behind);
+    rig_restart(r);
+    assert_int_equal(rig_archived(r), 2);
+}
+
+static void test_refused_copy_is_given_up(void **state)
+{
+    struct rig *r = *state;
+    copy_refused(r);
+    rig_wait(r, 1400);
+    none(r, ENV_COMMITTED, 20);
+    rig_wait(r, 200);
+    committed(r, 20, 2, ENV_SELF);
+    assert_int_equal(rig_archived(r), 0);
+}
+
 static void test_repetition_after_a_reload(void **state)
 {
     struct rig *r = *state;
@@ -803,6 +849,8 @@ int main(void)
         TEST(fenced_answers),
         TEST(repetition_waits_for_the_first),
         TEST(repetition_of_a_refused_one),
+        TEST(refused_copy_is_put_again),
+        TEST(refused_copy_is_given_up),
         TEST(repetition_after_a_reload),
         TEST(iq_again),
         TEST(lost_for_good),
