@@ -82,7 +82,8 @@ void worker_free(struct worker *w);
 struct worker *worker_of_slot(struct node *n, const struct jid *bare);
 /* On w's thread. Consumes *e. */
 void worker_send(struct worker *w, struct envelope **e);
-/* On w's thread: storage, a link or a worker is so far behind that clients who send something are not read until it is not. */
+/* On w's thread: storage, a link or a worker is so far behind that clients who send something are not read until it is
+ * not. */
 void worker_congested(struct worker *w);
 /* On w's thread: another worker, of this node or another, has sent *e here. Consumes it. */
 void worker_receive(struct worker *w, struct envelope **e);

@@ -61,7 +61,8 @@ void edge_accept(struct edge *e, int fd, const struct sockaddr *peer, enum liste
 /* The ring is another one: sessions register with their new homes, what is not committed goes there again. Referenced.
  */
 void edge_ring(struct edge *e, struct ring *r);
-/* On: storage, another worker or the way to another node is full, so streams are not read on once they have sent something. Off: they go on. */
+/* On: storage, another worker or the way to another node is full, so streams are not read on once they have sent
+ * something. Off: they go on. */
 void edge_congested(struct edge *e, bool on);
 /* An envelope of the second half of enum env_kind. Consumes *e. */
 void edge_handle(struct edge *e, struct envelope **env);
