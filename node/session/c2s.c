@@ -269,7 +269,13 @@ static void send_header(struct c2s *c)
                "<?xml version='1.0'?><stream:stream xmlns='%s' xmlns:stream='%s' id='%s' version='1.0' xml:lang='en'",
                NS_CLIENT, NS_STREAM, id);
     const char *from = c->host ? c->host : c->edge->config->hosts[0].domain;
-    buf_printf(&b, " from='%s'>", from);
+    buf_printf(&b, " from='%s'", from);
+    if (c->from) { /* RFC 6120 4.7.2: and otherwise not */
+        buf_str(&b, " to='");
+        xml_escape(&b, c->from->s, strlen(c->from->s), true);
+        buf_str(&b, "'");
+    }
+    buf_str(&b, ">");
     conn_write(c->conn, buf_data(&b), b.len);
     buf_free(&b);
     c->header_sent = true;
@@ -354,14 +360,15 @@ static enum stream_error choose_host(struct c2s *c, const struct xml *header)
     return e;
 }
 
-/* RFC 6120 4.7.1: who the client says it is; not in clear, and not one that is no account's JID. */
+/* RFC 6120 4.7.1: who the client says it is, as a bare JID. Nobody believes it in clear, where nobody logs in. */
 static void note_from(struct c2s *c, const struct xml *header)
 {
     const char *from = xml_get(header, "from");
+    struct arena *a = arena_new();
+    const struct jid *j = from ? jid_parse(a, from, strlen(from)) : NULL;
     jid_free(&c->from);
-    c->from = from && conn_is_tls(c->conn) ? jid_parse(NULL, from, strlen(from)) : NULL;
-    if (c->from && (!jid_is_bare(c->from) || !c->from->local_len))
-        jid_free(&c->from);
+    c->from = j && j->local_len ? jid_dup(NULL, jid_bare(a, j)) : NULL;
+    arena_free(&a);
 }
 
 /* RFC 6120 4.7.4: the default language of what the client says. No language tag, no default. */
@@ -377,6 +384,8 @@ static void note_lang(struct c2s *c, const struct xml *header)
 static void on_open(void *arg, const struct xml *header, const char *content_ns)
 {
     struct c2s *c = arg;
+    note_from(c, header);
+    note_lang(c, header);
     if (strcmp(header->ns, NS_STREAM)) {
         c2s_stream_error(c, STREAM_INVALID_NAMESPACE, "the stream namespace is " NS_STREAM);
         return;
@@ -401,8 +410,6 @@ static void on_open(void *arg, const struct xml *header, const char *content_ns)
     }
     if (c->state == C2S_DETECT)
         c->state = C2S_PLAIN;
-    note_from(c, header);
-    note_lang(c, header);
     send_header(c);
     c2s_features(c);
     c->ready = true;

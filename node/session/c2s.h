@@ -109,7 +109,7 @@ struct c2s {
     bool ready;             /* features of the present stream are out: elements may come */
     const char *host;       /* the stream's host, malloc; fixed by the first header */
     const char *lang;       /* xml:lang of the stream's header, malloc; NULL: none */
-    const struct jid *from; /* bare JID that the stream's header under TLS claims, malloc; NULL: none */
+    const struct jid *from; /* bare JID that the stream's header claims, malloc; NULL: none */
     struct timer deadline;  /* of the state; bound: silence; detached: resumption */
     struct timer total;     /* of everything before authentication */
     struct timer soon;      /* ask for an acknowledgement, tell the home what is handled */

@@ -25,8 +25,19 @@ def test_answer_header(connect):
     raw = connect()
     raw.open(extra=" from='juliet@rookery.test'")
     assert raw.header.get("from") == raw.domain and raw.header.get("version") == "1.0"
-    assert len(raw.header.get("id")) >= 16 and raw.header.get("to") in (None, "juliet@rookery.test")
-    assert raw.header.get(XML_LANG)
+    assert len(raw.header.get("id")) >= 16 and raw.header.get(XML_LANG)
+
+
+@pytest.mark.parametrize("claimed,to", [(None, None), ("Juliet@rookery.test", "juliet@rookery.test"), ("@", None),
+                                        ("o'hara@rookery.test/balcony", None), ("j@second.test/balcony", "j@second.test")])
+@pytest.mark.parametrize("tls", [False, True])
+def test_answer_to(connect, claimed, to, tls):
+    """RFC 6120 4.7.2: to whom who says who it is; also when it is refused."""
+    for host, raw in ((None, connect(tls=tls)), ("nowhere.test", connect(tls=tls))):
+        raw.restart_parser()
+        raw.send(raw.header_text(to=host, extra=f' from="{claimed}"' if claimed else ""))
+        raw.expect_close("host-unknown") if host else raw.expect("stream:features")
+        assert raw.header.get("to") == to
 
 
 def test_stream_ids_differ(connect):
