@@ -55,15 +55,28 @@ static enum hook_result on_info(struct hook_ctx *cx)
     return hook_reply(cx, r);
 }
 
+/* Section 4: of an account, its available resources. */
+static void resources(const struct account *a, struct arena *ar, struct xml *query)
+{
+    list_for_each (l, &a->sessions) {
+        const struct session *se = container_of(l, struct session, link);
+        if (se->available)
+            xml_set(ar, xml_add(ar, query, "item", NULL), "jid", se->jid->s);
+    }
+}
+
 static enum hook_result on_items(struct hook_ctx *cx)
 {
     const char *node = xml_get(cx->payload, "node");
-    if (node && may_ask(cx))
+    bool may = may_ask(cx);
+    if (node && may)
         return hook_error(cx, SE_ITEM_NOT_FOUND, NULL);
     struct stanza *r = stanza_result(cx->stanza);
     struct xml *query = xml_add(r->arena, r->x, "query", NS_ITEMS);
     if (node)
         xml_set(r->arena, query, "node", node);
+    else if (may && cx->to != TO_SERVER)
+        resources(cx->account, r->arena, query);
     return hook_reply(cx, r);
 }
 

@@ -69,6 +69,19 @@ def test_info_of_a_contact(friends):
     assert ("account", "registered") in info(a, b.bare)[0]
 
 
+def test_resources_of_a_contact(friends, login):
+    """XEP-0030 section 4: those that are available."""
+    a, b = friends()
+    login(b.account, "silent")
+    hidden = login(b.account, "chamber", presence=True)
+    a.expect("presence", from_=hidden.jid)
+    for who in (a, b):
+        assert {e.get("jid") for e in get(who.result("get", ITEMS, b.bare), "items:query")} == {b.jid, hidden.jid}
+    hidden.send("<presence type='unavailable'/>")
+    a.expect("presence", type="unavailable", from_=hidden.jid)
+    assert [e.get("jid") for e in get(a.result("get", ITEMS, b.bare), "items:query")] == [b.jid]
+
+
 # -- XEP-0199, 0202, 0092 --------------------------------------------------------------------------------------------
 
 def test_ping(login):
