@@ -220,12 +220,22 @@ static void deliver(struct account *a, const struct stanza *st, bool request)
     bytes_unref(&b);
 }
 
+static void step_refuse(struct step *s, enum stanza_error why)
+{
+    struct stanza *r = stanza_error(s->stanza, why, NULL);
+    if (r && r->to && r->from)
+        sm_route(s->account->sm, &r);
+    stanza_free(&r);
+}
+
 static void step_perform(struct step *s)
 {
     struct account *a = s->account;
     if (s->steps & STEP_UNAVAILABLE)
         presence_send_unavailable(a, s->contact);
-    if (s->steps & STEP_ROUTE) {
+    if (s->steps & STEP_ROUTE && !sm_is_local(a->sm, s->contact)) {
+        step_refuse(s, SE_REMOTE_SERVER_NOT_FOUND); /* RFC 6120 10.4.3; what the user wants is kept all the same */
+    } else if (s->steps & STEP_ROUTE) {
         struct stanza *st = stanza_copy(s->stanza);
         stanza_set_from(st, a->jid);
         stanza_set_to(st, s->contact);
@@ -239,14 +249,6 @@ static void step_perform(struct step *s)
         roster_push(a, s->contact->s);
     if (s->steps & STEP_PRESENCE)
         presence_send_current(a, s->contact);
-}
-
-static void step_refuse(struct step *s, enum stanza_error why)
-{
-    struct stanza *r = stanza_error(s->stanza, why, NULL);
-    if (r && r->to && r->from)
-        sm_route(s->account->sm, &r);
-    stanza_free(&r);
 }
 
 static void on_committed(void *arg, enum err err)

@@ -428,6 +428,9 @@ def test_remote_domain(login):
         raw.send(stanza)
     assert condition(raw.expect("message", type="error")) == "remote-server-not-found"
     assert condition(raw.expect("iq", type="error")) == "remote-server-not-found"
+    for payload in ({}, {"type": "subscribe"}):
+        raw.presence(to="x@elsewhere.test", **payload)
+        assert condition(raw.expect("presence", type="error", from_="x@elsewhere.test")) == "remote-server-not-found"
 
 
 @pytest.mark.smoke
