@@ -329,7 +329,7 @@ static bool too_many(struct c2s *c, const struct stanza *s)
 
 static void refuse_blocked(struct c2s *c, struct stanza *s)
 {
-    struct stanza *r = s->kind == STANZA_PRESENCE ? NULL : stanza_error(s, SE_NOT_ACCEPTABLE, NULL);
+    struct stanza *r = stanza_error(s, SE_NOT_ACCEPTABLE, NULL);
     if (r) {
         stanza_error_extra(r, "cancel", "blocked", "urn:xmpp:blocking:errors");
         c2s_reply(c, &r);
@@ -364,10 +364,9 @@ void c2s_stanza(struct c2s *c, struct arena **arena, struct xml *x)
     }
     stamp_lang(c, s);
     struct stanza *refusal;
-    bool subscription = s->kind == STANZA_PRESENCE && s->type != PRESENCE_AVAILABLE && s->type != PRESENCE_UNAVAILABLE;
     if (e != OK)
         refuse(c, s, bad, NULL);
-    else if (s->to && blocked(c, s->to) && !subscription)
+    else if (s->to && blocked(c, s->to))
         refuse_blocked(c, s);
     else if (too_many(c, s))
         refuse(c, s, SE_RESOURCE_CONSTRAINT, "too many messages; wait a minute");

@@ -170,7 +170,12 @@ def test_sending_to_the_blocked(friends):
     assert condition(e) == "not-acceptable" and get(e, "error/blocked:blocked") is not None
     assert get(e, "error").get("type") == "cancel"
     assert a.refused("get", INFO, b.jid) == "not-acceptable"
-    assert not [e for e in b.before() if e.tag == qname("message")]
+    b.expect("presence", type="unavailable", from_=a.jid)
+    for kind in ({}, {"type": "unavailable"}, {"type": "probe"}, {"type": "unsubscribe"}):
+        a.presence(to=b.bare, **kind)
+        e = a.expect("presence", type="error", from_=b.bare)
+        assert condition(e) == "not-acceptable" and get(e, "error/blocked:blocked") is not None
+    assert not [e for e in b.before() if e.tag in (qname("message"), qname("presence"))]
 
 
 def test_blocked_domain(login):
