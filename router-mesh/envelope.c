@@ -8,7 +8,7 @@
 
 struct envelope *env_new(enum env_kind kind, const struct jid *jid)
 {
-    struct arena *a = arena_new();
+    struct arena *a = arena_new_small();
     struct envelope *e = arena_alloc(a, sizeof *e);
     e->arena = a;
     e->kind = kind;

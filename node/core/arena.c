@@ -19,7 +19,7 @@ enum { CACHE_MAX = 0 };
 enum { CACHE_MAX = 64 };
 #endif
 
-enum { FIRST_CHUNK = 2048, ALIGN = 16 };
+enum { FIRST_CHUNK = 2048, SMALL_CHUNK = 640, ALIGN = 16 };
 
 struct chunk {
     struct chunk *next;
@@ -33,26 +33,43 @@ struct arena {
     size_t total;
 };
 
-/* First chunks all have one size, so a freed one serves the next stanza of this thread. */
-static _Thread_local struct chunk *cache;
-static _Thread_local unsigned cached;
+/* First chunks are of two sizes, so a freed one serves the next stanza, or envelope, of this thread. */
+static _Thread_local struct cache {
+    struct chunk *first;
+    unsigned count;
+} caches[2];
+
+static struct cache *cache_of(size_t size)
+{
+    return &caches[size == SMALL_CHUNK];
+}
+
+static struct arena *arena_of(size_t size)
+{
+    struct cache *k = cache_of(size);
+    struct arena *a = (struct arena *)k->first;
+    if (a) {
+        k->first = a->head.next;
+        k->count--;
+    } else {
+        a = xmalloc(size);
+    }
+    a->head = (struct chunk){NULL, size};
+    a->chunks = NULL;
+    a->at = (char *)a + (sizeof *a + ALIGN - 1) / ALIGN * ALIGN;
+    a->end = (char *)a + size;
+    a->total = size;
+    return a;
+}
 
 struct arena *arena_new(void)
 {
-    struct arena *a;
-    if (cache) {
-        a = (struct arena *)cache;
-        cache = cache->next;
-        cached--;
-    } else {
-        a = xmalloc(FIRST_CHUNK);
-    }
-    a->head = (struct chunk){NULL, FIRST_CHUNK};
-    a->chunks = NULL;
-    a->at = (char *)a + (sizeof *a + ALIGN - 1) / ALIGN * ALIGN;
-    a->end = (char *)a + FIRST_CHUNK;
-    a->total = FIRST_CHUNK;
-    return a;
+    return arena_of(FIRST_CHUNK);
+}
+
+struct arena *arena_new_small(void)
+{
+    return arena_of(SMALL_CHUNK);
 }
 
 void arena_free(struct arena **ap)
@@ -65,10 +82,11 @@ void arena_free(struct arena **ap)
         next = c->next;
         free(c);
     }
-    if (cached != CACHE_MAX) {
-        a->head.next = cache;
-        cache = &a->head;
-        cached++;
+    struct cache *k = cache_of(a->head.size);
+    if (k->count != CACHE_MAX) {
+        a->head.next = k->first;
+        k->first = &a->head;
+        k->count++;
     } else {
         free(a);
     }

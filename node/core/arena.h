@@ -15,6 +15,8 @@
 struct arena;
 
 struct arena *arena_new(void);
+/* Begins with less than a third as much: for what there are many of at a time and is seldom large (envelopes). */
+struct arena *arena_new_small(void);
 /* Frees *a and sets it to NULL; NULL inside is fine. */
 void arena_free(struct arena **a);
 

@@ -41,6 +41,24 @@ static void reused_memory_is_zeroed(void **state)
     }
 }
 
+/* Small ones and others come back from the cache each to their own. */
+static void small_ones_grow_too(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 3; round++) {
+        struct arena *a = arena_new(), *small = arena_new_small();
+        assert_true(arena_size(small) * 3 < arena_size(a));
+        size_t before = arena_size(small);
+        memset(arena_alloc(small, before / 2), 0xee, before / 2);
+        assert_int_equal(arena_size(small), before);
+        memset(arena_alloc(small, 1000), 0xee, 1000);
+        assert_true(arena_size(small) > before);
+        memset(arena_alloc(a, 1000), 0xee, 1000);
+        arena_free(&small);
+        arena_free(&a);
+    }
+}
+
 /* Every block keeps its contents while the arena grows. */
 static void blocks_do_not_overlap(void **state)
 {
@@ -120,6 +138,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(alloc_is_zeroed_and_aligned),
         cmocka_unit_test(reused_memory_is_zeroed),
+        cmocka_unit_test(small_ones_grow_too),
         cmocka_unit_test(blocks_do_not_overlap),
         cmocka_unit_test(large_blocks),
         cmocka_unit_test(size_follows_use),
