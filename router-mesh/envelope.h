@@ -86,7 +86,8 @@ enum {
     MSG_NO_PERMANENT = 4, /* XEP-0334 no-permanent-store: offline yes, archive no */
     MSG_COPY = 8,         /* eligible for carbons (XEP-0280 6.1, no private, no no-copy) */
     MSG_BODY = 16,
-    MSG_SELF_TOO = 32, /* the sender's home gets an ENV_SELF of it as well */
+    MSG_NO_ORIGIN = 64, /* it has no origin-id: `origin` is made of its id and what it says, and counts only with */
+    MSG_AGAIN = 128,    /* perhaps sent before: the client's session follows one that it could not resume */
 };
 
 /* flags of an ENV_ROUTE of a presence. */
@@ -142,7 +143,7 @@ struct envelope {
     bool patient;    /* this need not wake anybody, it may travel with what comes next, some ms later */
     bool no_hurry;   /* a stanza: its COMMITTED may be patient */
     uint64_t reg;    /* BIND is registration 0, each ENV_REGISTER of a session, and BIND of another home, counts on */
-    uint64_t origin; /* messages: hash of XEP-0359 origin-id, 0: none */
+    uint64_t origin; /* messages: hash of XEP-0359 origin-id, or as MSG_NO_ORIGIN says; 0: none */
     enum stanza_kind stanza_kind;
     enum stanza_type stanza_type;
     const struct jid *jid;    /* whom it is for, see above */

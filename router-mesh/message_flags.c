@@ -40,6 +40,29 @@ static const struct payload payloads[] = {
     {NS_HINTS, "no-store", MSG_NO_STORE},
 };
 
+static uint64_t hash_on(uint64_t before, const char *s, size_t n)
+{
+    uint64_t both[2] = {before, hash_stable(s, n)};
+    return hash_stable(both, sizeof both);
+}
+
+/* Two messages with the same id, texts and ids in their payloads are one message that was sent twice, if it may have
+ * been. An id alone would not do: some clients count from 1 on each stream. */
+static uint64_t resemblance(const struct stanza *s)
+{
+    uint64_t h = hash_stable(s->id, strlen(s->id));
+    for (const struct xml *c = xml_find(s->x, NULL, NULL); c; c = xml_find_next(c, NULL, NULL)) {
+        const char *id = xml_get(c, "id");
+        h = hash_on(h, c->name, strlen(c->name));
+        for (const struct xml *t = c->first; t; t = t->next)
+            if (!t->name)
+                h = hash_on(h, t->text, t->text_len);
+        if (id)
+            h = hash_on(h, id, strlen(id));
+    }
+    return h;
+}
+
 uint32_t message_flags(const struct stanza *s, uint64_t *origin)
 {
     uint32_t flags = 0;
@@ -64,6 +87,10 @@ uint32_t message_flags(const struct stanza *s, uint64_t *origin)
         flags &= ~(uint32_t)(MSG_STORE | MSG_COPY);
     if (flags & MSG_NO_STORE)
         flags &= ~(uint32_t)MSG_STORE;
+    if (!*origin && s->id && flags & MSG_STORE) {
+        *origin = resemblance(s);
+        flags |= MSG_NO_ORIGIN;
+    }
     if (!copy_wanted)
         flags &= ~(uint32_t)MSG_COPY;
     return flags;

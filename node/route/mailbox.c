@@ -556,7 +556,7 @@ static void refuse_repetitions(struct mailbox *m, const struct delivery *failed)
 {
     list_for_each (l, &m->queue) {
         struct delivery *d = container_of(l, struct delivery, link);
-        if (failed->origin && d->silent && d->kind == failed->kind && d->origin == failed->origin)
+        if (d->silent && d->kind == failed->kind && origin_same(d->origin, failed->origin))
             d->err = failed->err;
     }
 }
@@ -663,8 +663,8 @@ void mailbox_receive(struct account *a, struct envelope **ep)
                          !account_session(a, e->target);
         cx.keep = (e->flags & MSG_STORE) && !lost_full && !a->anonymous;
         cx.archive = cx.keep && !(e->flags & MSG_NO_PERMANENT);
-        uint64_t origin = cx.keep && e->sender ? origin_key(e->sender, e->origin, false) : 0;
-        bool again = origin && origin_seen(m, origin);
+        uint64_t origin = cx.keep && e->sender ? origin_key(e, e->sender, false) : 0;
+        bool again = origin_seen(m, e, origin);
         if (again || !refused_by_modules(&cx, false)) {
             bool full = cx.keep && !online && backlog_full(m);
             if (again)
@@ -690,8 +690,8 @@ void mailbox_sent(struct account *a, struct session *se, struct envelope **ep)
         return;
     }
     cx.archive = (e->flags & MSG_STORE) && !(e->flags & MSG_NO_PERMANENT) && !a->anonymous;
-    uint64_t origin = cx.archive ? origin_key(e->target, e->origin, true) : 0;
-    bool again = origin && origin_seen(a->mailbox, origin);
+    uint64_t origin = cx.archive ? origin_key(e, e->target, true) : 0;
+    bool again = origin_seen(a->mailbox, e, origin);
     if (!again && refused_by_modules(&cx, true)) {
         envelope_committed(a->sm, e);
         return;

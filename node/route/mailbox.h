@@ -57,8 +57,10 @@ uint64_t mailbox_origins_since(uint64_t unix_us);
 
 /* 0: none. What the peer sent and what it was sent are kept apart: an answer may come under the origin-id of what it
  * answers. */
-uint64_t origin_key(const struct jid *peer, uint64_t origin, bool sent);
-bool origin_seen(const struct mailbox *m, uint64_t key); /* in the last minutes */
+uint64_t origin_key(const struct envelope *e, const struct jid *peer, bool sent);
+bool origin_same(uint64_t a, uint64_t b); /* keys of one message */
+/* In the last minutes, and is e the same message, not only one like it? */
+bool origin_seen(const struct mailbox *m, const struct envelope *e, uint64_t key);
 void origin_add(struct mailbox *m, uint64_t key, uint64_t id);
 void origin_forget(struct mailbox *m, uint64_t id);
 

@@ -1,21 +1,34 @@
-/* Messages sent again under their origin-id (XEP-0359). */
+/*
+ * Messages sent again: under their origin-id (XEP-0359); or, by a client that gives none, after it could not resume its
+ * session (XEP-0198). Then it has been told what was known to be handled, which may be less than what was.
+ */
 #include "mailbox.h"
 
 #include <stdlib.h>
 
 enum { ORIGIN_MINUTES = 10 };
 
+/* In the key of what came with MSG_AGAIN and without an origin-id. What it repeats may also come behind it, held up by
+ * a home that could not be reached: so two messages that resemble each other are one if either of them came so. */
+#define REPEATED ((uint64_t)1 << 63)
+
 uint64_t mailbox_origins_since(uint64_t unix_us)
 {
     return (unix_us - (uint64_t)ORIGIN_MINUTES * 60 * 1000000) << 4;
 }
 
-uint64_t origin_key(const struct jid *peer, uint64_t origin, bool sent)
+uint64_t origin_key(const struct envelope *e, const struct jid *peer, bool sent)
 {
-    if (!origin)
+    if (!e->origin)
         return 0;
-    uint64_t key[3] = {peer->hash, origin, sent};
-    return hash_stable(key, sizeof key) | 1;
+    uint64_t key[3] = {peer->hash, e->origin, sent};
+    uint64_t hash = (hash_stable(key, sizeof key) | 1) & ~REPEATED;
+    return e->flags & MSG_NO_ORIGIN && e->flags & MSG_AGAIN ? hash | REPEATED : hash;
+}
+
+bool origin_same(uint64_t a, uint64_t b)
+{
+    return a && !((a ^ b) & ~REPEATED);
 }
 
 static uint64_t origins_since(const struct mailbox *m)
@@ -23,12 +36,15 @@ static uint64_t origins_since(const struct mailbox *m)
     return mailbox_origins_since(loop_unix_us(m->account->sm->loop));
 }
 
-bool origin_seen(const struct mailbox *m, uint64_t key)
+bool origin_seen(const struct mailbox *m, const struct envelope *e, uint64_t key)
 {
     uint64_t since = origins_since(m);
-    for (unsigned i = 0; i < m->origin_count; i++)
-        if (m->origins[i].hash == key && m->origins[i].id >= since)
+    bool certain = !(e->flags & MSG_NO_ORIGIN) || e->flags & MSG_AGAIN;
+    for (unsigned i = 0; i < m->origin_count && key; i++) {
+        uint64_t known = m->origins[i].hash;
+        if (origin_same(known, key) && (certain || known & REPEATED) && m->origins[i].id >= since)
             return true;
+    }
     return false;
 }
 

@@ -53,6 +53,7 @@ struct c2s_session {
     struct bytes *blocked; /* XEP-0191: JIDs, one a line; NULL: none */
     /* XEP-0198 */
     bool sm, resumable;
+    bool repeats;         /* it follows one that could not be resumed, and may send again what that one has sent */
     uint64_t sm_base;     /* received when <enable/> came: h = handled - sm_base */
     uint32_t sent, acked; /* stanzas sent to and acknowledged by the client, mod 2^32 */
     struct out_item *queue;
@@ -106,6 +107,7 @@ struct c2s {
     enum c2s_state state;
     enum listen_mode mode;
     bool header_sent, waiting, paused, counted, pinged, peer_closed;
+    uint64_t entered_ms;    /* when it was bound or resumed */
     bool ready;             /* features of the present stream are out: elements may come */
     const char *host;       /* the stream's host, malloc; fixed by the first header */
     const char *lang;       /* xml:lang of the stream's header, malloc; NULL: none */

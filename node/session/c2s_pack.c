@@ -69,6 +69,7 @@ struct bytes *session_pack(const struct c2s_session *s)
     m.known = s->known;
     m.former_node = s->former_node;
     m.former_incarnation = s->former_incarnation;
+    m.repeats = s->repeats;
     m.state = data_of(s->state);
     m.token_hash = data(s->token_hash, s->token_hash ? HASH_LEN : 0);
     m.n_seen = s->seen_count;
@@ -124,6 +125,7 @@ static bool unpack_into(const Stream__Session *m, struct c2s_session *out)
     out->known = m->known;
     out->former_node = m->former_node;
     out->former_incarnation = m->former_incarnation;
+    out->repeats = m->repeats;
     out->seen_max = m->seen_max;
     out->blocked = copy_of(m->blocked);
     out->state = copy_of(m->state);

@@ -357,6 +357,7 @@ void c2s_sm_resume(struct c2s *c, const struct xml *x)
 void c2s_resume_failed(struct c2s *c, enum err why, uint64_t h)
 {
     send_failed(c, why == ERR_NOT_FOUND ? "item-not-found" : "internal-server-error", h);
+    c->session.repeats = true;
     free(c->resume_token);
     c->resume_token = NULL;
     if (c->login)
@@ -396,6 +397,7 @@ void c2s_resumed(struct c2s *c, const struct envelope *e)
 void c2s_resume_here(struct c2s *c)
 {
     c->state = C2S_BOUND;
+    c->entered_ms = loop_mono_ms(c->edge->loop);
     c->resuming = true;
     c2s_alive(c); /* the time for binding is over; how long commits take is not the client's fault */
     resume_finish(c);

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MINUTE_MS = 60000 };
+enum { MINUTE_MS = 60000, REPEATS_MS = 60000 };
 
 /* ---- binding (RFC 6120 section 7) ---- */
 
@@ -40,6 +40,7 @@ void c2s_bound_as(struct c2s *c, const struct jid *full)
 {
     c->session.jid = jid_dup(NULL, full);
     c->state = C2S_BOUND;
+    c->entered_ms = loop_mono_ms(c->edge->loop);
     log_info(&c->log, "bound", "jid", full->s);
     c2s_alive(c);
 }
@@ -262,6 +263,12 @@ static bool no_hurry(const struct c2s *c)
     return !s->sm && s->received - s->handled < c->edge->config->c2s.max_pending_stanzas / 4;
 }
 
+/* A client that could not resume its session sends again what it has not seen acknowledged, at once. */
+static bool may_repeat(const struct c2s *c)
+{
+    return c->session.repeats && loop_mono_ms(c->edge->loop) - c->entered_ms < REPEATS_MS;
+}
+
 static void send_ways(struct c2s *c, struct stanza **sp)
 {
     struct stanza *s = *sp;
@@ -275,8 +282,10 @@ static void send_ways(struct c2s *c, struct stanza **sp)
     e->seq = seq;
     e->id = h;
     e->no_hurry = no_hurry(c);
-    if (e->stanza_kind == STANZA_MESSAGE)
+    if (e->stanza_kind == STANZA_MESSAGE) {
         remove_private(e->stanza);
+        e->flags |= may_repeat(c) ? MSG_AGAIN : 0;
+    }
     if (w == (TO_OWN_HOME | TO_ITS_HOME)) {
         self = env_copy(e, ENV_SELF, own);
         self->seq = seq;

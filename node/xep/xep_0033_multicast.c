@@ -97,8 +97,10 @@ static struct envelope *copy_for(struct stanza *st, const struct jid *to, bool b
         xml_set(copy->arena, own, "jid", to->s);
     }
     struct envelope *e = env_stanza_new(ENV_ROUTE, to, &copy);
-    uint64_t key[2] = {e->origin ? e->origin : origin, hash_stable(to->s, strlen(to->s))};
+    bool given = e->origin && !(e->flags & MSG_NO_ORIGIN);
+    uint64_t key[2] = {given ? e->origin : origin, hash_stable(to->s, strlen(to->s))};
     e->origin = hash_stable(key, sizeof key);
+    e->flags &= ~(uint32_t)MSG_NO_ORIGIN;
     return e;
 }
 

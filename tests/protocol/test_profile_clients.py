@@ -23,7 +23,7 @@ def test_slixmpp(server, account):
     assert got.pop("uptime") >= 0
     assert got.pop("caps") == got.pop("hash")
     assert got == {"bookmarks": ["room@rooms.example.org"], "card": "Juliet Càpulet", "name": "Rookery",
-                   "card of other": "service-unavailable", "last of other": "service-unavailable",
+                   "card of other": "service-unavailable", "last of other": "forbidden",
                    "addresses": [["to", who.jid, True], ["cc", other.jid, True]]}
 
 

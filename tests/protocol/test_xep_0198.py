@@ -209,6 +209,30 @@ def test_unknown_id(login, previd):
     raw.ping()
 
 
+@pytest.mark.rookery
+def test_sent_again_without_origin_id(login):
+    """Who could not resume sends again what may have been handled: the same id, the same content, once. Otherwise two messages
+    may well have one id."""
+    b = login(presence=True)
+    a = login(presence=True)
+    for body in ("one", "one", "two"):
+        a.message(b.bare, body, id="m1")
+    a.ping()
+    again = login(a.account, bind=False)
+    assert resume(again, "gone", 0).tag == qname("sm:failed")
+    again.bind()
+    for body, id in (("two", "m1"), ("three", "m1"), ("three", "m2"), ("three", "m2")):
+        again.message(b.bare, body, id=id)
+    again.ping()
+    third = login(a.account)
+    third.message(b.bare, "one", id="m1")
+    third.message(b.bare, "end")
+    got = []
+    while "end" not in got:
+        got.append(text(b.expect("message", type="chat"), "body"))
+    assert got == ["one", "one", "two", "three", "three", "one", "end"]
+
+
 def test_other_account(managed, login):
     """THREATS 17: nothing that tells that there is such a session."""
     a, b = managed(), login(bind=False)

@@ -147,8 +147,10 @@ struct cs_client {
     bool sm, bound, resuming, enabled;
     char token[64];
     bool may_resume;
-    bool eof;              /* after what is being read */
-    int status;            /* last told in its presence; -1: unavailable */
+    bool stale; /* what it would resume is known to be gone: it asks all the same, as what it sends again is judged by
+                   it */
+    bool eof;   /* after what is being read */
+    int status; /* last told in its presence; -1: unavailable */
     int view[SIM_CLIENTS]; /* of the others; -1: unavailable */
     uint64_t act_at, give_up_at;
     struct sim_session *ses; /* its last XEP-0198 session */

@@ -1,6 +1,6 @@
 /*
  * Clients as they should be: everything is kept until it is known to be handled, and sent again with the same
- * origin-id; sessions are resumed on any node, or bound anew. They speak XML.
+ * origin-id, or none at all; sessions are resumed on any node, or bound anew. They speak XML.
  */
 #include "sim_cluster.h"
 
@@ -28,6 +28,13 @@ static void say_text(struct cs_client *cl, const char *text)
     say(cl, &b);
 }
 
+/* These give no origin-ids. They always have stream management, send nothing before it is enabled, and always try to
+ * resume before they send again. */
+static bool plain(const struct cs_client *cl)
+{
+    return cl->i % 3 == 0;
+}
+
 /* A stanza; k: number of the message, -1: something else. */
 static void say_stanza(struct cs_client *cl, int k, struct buf *b)
 {
@@ -46,9 +53,10 @@ static void say_message(struct cs_client *cl, int k)
     const struct sim_message *m = &h->messages[k];
     struct buf b = {0};
     const char *full = h->clients[m->to * SIM_RESOURCES + (m->to_resource > 0)].full->s;
-    buf_printf(&b, "<message to='%s' id='m%d'%s><body>m%d</body><origin-id xmlns='urn:xmpp:sid:0' id='o%d'/>",
-               m->to_resource < 0 ? h->accounts[m->to]->s : full, k, m->type == MESSAGE_CHAT ? " type='chat'" : "", k,
-               k);
+    buf_printf(&b, "<message to='%s' id='m%d'%s><body>m%d</body>", m->to_resource < 0 ? h->accounts[m->to]->s : full, k,
+               m->type == MESSAGE_CHAT ? " type='chat'" : "", k);
+    if (!plain(cl))
+        buf_printf(&b, "<origin-id xmlns='urn:xmpp:sid:0' id='o%d'/>", k);
     if (!m->store)
         buf_str(&b, "<no-store xmlns='urn:xmpp:hints'/>");
     buf_str(&b, "</message>");
@@ -212,7 +220,7 @@ void cl_leave(struct cs_client *cl)
 {
     sim_log(&cl->cs->h, "%s closes its stream", cl->c->full->s);
     say_text(cl, "</stream:stream>");
-    cl->may_resume = false;
+    cl->stale = cl->may_resume = plain(cl);
     cl->status = -1;
     cl->c->ready = false;
 }
@@ -244,13 +252,14 @@ static void bind_resource(struct cs_client *cl)
 static void on_features(struct cs_client *cl)
 {
     struct buf b = {0};
-    cl->resuming = cl->may_resume && (cl->cs->calm || sim_chance(&cl->cs->h, 800));
+    cl->resuming = cl->may_resume && (cl->cs->calm || plain(cl) || sim_chance(&cl->cs->h, 800));
     if (!cl->resuming) {
         cl->may_resume = false;
         bind_resource(cl);
         return;
     }
-    buf_printf(&b, "<resume xmlns='urn:xmpp:sm:3' previd='%s' h='%llu'/>", cl->token, (unsigned long long)cl->ses->got);
+    buf_printf(&b, "<resume xmlns='urn:xmpp:sm:3' previd='%s' h='%llu'/>", cl->stale ? "gone" : cl->token,
+               (unsigned long long)(cl->ses ? cl->ses->got : 0));
     say(cl, &b);
 }
 
@@ -263,9 +272,10 @@ static void on_bound(struct cs_client *cl, const struct xml *x)
     }
     session_new_(cl);
     sim_log(&s->h, "%s is bound, session %llu", cl->c->full->s, (unsigned long long)cl->ses->id);
-    cl->bound = cl->c->ready = true;
+    cl->bound = true;
+    cl->c->ready = !plain(cl);
     cl->status = -1;
-    cl->sm = s->calm || sim_chance(&s->h, 850);
+    cl->sm = s->calm || plain(cl) || sim_chance(&s->h, 850);
     cl->ses->sm = cl->sm;
     if (cl->sm)
         say_text(cl, "<enable xmlns='urn:xmpp:sm:3' resume='true'/>");
@@ -273,7 +283,8 @@ static void on_bound(struct cs_client *cl, const struct xml *x)
         carbons(cl);
     if (s->calm || sim_chance(&s->h, 700))
         cl_presence(cl, true);
-    say_again(cl);
+    if (cl->c->ready)
+        say_again(cl);
 }
 
 static void on_resumed(struct cs_client *cl, const struct xml *x)
@@ -295,7 +306,7 @@ static void on_failed(struct cs_client *cl, const struct xml *x)
     sim_log(&cl->cs->h, "%s may not resume, h %s", cl->c->full->s, n ? n : "-");
     if (n && cl->ses)
         handled(cl, strtoull(n, NULL, 10), true);
-    cl->may_resume = false;
+    cl->stale = cl->may_resume = plain(cl);
     bind_resource(cl);
 }
 
@@ -341,6 +352,11 @@ static void on_enabled(struct cs_client *cl, const struct xml *x)
 {
     snprintf(cl->token, sizeof cl->token, "%s", xml_get(x, "id"));
     cl->may_resume = cl->enabled = true;
+    cl->stale = false;
+    if (plain(cl)) {
+        cl->c->ready = true;
+        say_again(cl);
+    }
 }
 
 static void hear(struct cs_client *cl, const struct xml *x)

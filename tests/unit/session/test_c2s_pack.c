@@ -40,6 +40,7 @@ static struct c2s_session example(void)
         .known = 3,
         .former_node = 5,
         .former_incarnation = 77,
+        .repeats = true,
         .seen_max = 900,
     };
     s.blocked = bytes_new("paris@here", 10);
@@ -78,6 +79,7 @@ static void test_same(void **state)
     assert_int_equal(b.reg, 4);
     assert_int_equal(b.known, 3);
     assert_int_equal(b.former_node, 5);
+    assert_true(b.repeats);
     assert_int_equal(b.former_incarnation, 77);
     assert_int_equal(b.reported, 30);
     assert_memory_equal(b.token_hash, a.token_hash, 32);
