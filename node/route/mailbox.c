@@ -48,7 +48,7 @@ struct mailbox *mailbox_new(struct account *a, const struct account_data *d)
         m->origin_cap = (uint16_t)d->origin_count;
         m->origins = xcalloc(d->origin_count, sizeof *m->origins);
         for (size_t i = 0; i < d->origin_count; i++)
-            m->origins[m->origin_count++] = (struct origin){d->origins[i], d->last_id};
+            origin_add(m, d->origins[i], d->last_id);
     }
     return m;
 }

@@ -42,6 +42,7 @@ struct mailbox {
         uint64_t hash, id;
     } * origins; /* of the last minutes, for messages sent again; a ring once full */
     uint16_t origin_count, origin_at, origin_cap;
+    uint64_t repeated_id; /* the last one of them that came with MSG_AGAIN and MSG_NO_ORIGIN; 0: none */
 };
 
 struct mailbox *mailbox_new(struct account *a, const struct account_data *d);

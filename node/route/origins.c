@@ -40,7 +40,9 @@ bool origin_seen(const struct mailbox *m, const struct envelope *e, uint64_t key
 {
     uint64_t since = origins_since(m);
     bool certain = !(e->flags & MSG_NO_ORIGIN) || e->flags & MSG_AGAIN;
-    for (unsigned i = 0; i < m->origin_count && key; i++) {
+    if (!key || (!certain && m->repeated_id < since))
+        return false;
+    for (unsigned i = 0; i < m->origin_count; i++) {
         uint64_t known = m->origins[i].hash;
         if (origin_same(known, key) && (certain || known & REPEATED) && m->origins[i].id >= since)
             return true;
@@ -58,6 +60,8 @@ void origin_add(struct mailbox *m, uint64_t key, uint64_t id)
         m->origin_cap = (uint16_t)(cap < STORE_ORIGINS_MAX ? cap : STORE_ORIGINS_MAX);
         m->origins = xrealloc(m->origins, m->origin_cap * sizeof *m->origins);
     }
+    if (key & REPEATED)
+        m->repeated_id = id;
     if (m->origin_count < m->origin_cap) {
         m->origins[m->origin_count++] = (struct origin){key, id};
         return;
