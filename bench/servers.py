@@ -4,11 +4,14 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # contexts end: what was started does not stay
 
 
 def sh(*command, **more):
